@@ -1,0 +1,101 @@
+"""The shared training loop and the ring."""
+
+import numpy as np
+import pytest
+import torch
+
+from touchstone.arena import Budget, Ring
+from touchstone.pinns.problems import burgers, conv
+from touchstone.pinns.protocol import (
+    RING,
+    Recipe,
+    default_network,
+    edge_loss,
+    fixed_points,
+    predictor,
+    relative_error,
+    train,
+)
+
+SMALL = Recipe(steps=5, collocation=32, initial=16, boundary=8)
+
+
+def test_learning_rate_runs_from_the_first_to_the_last():
+    for decay in ("exponential", "cosine"):
+        recipe = Recipe(decay=decay)
+        assert recipe.rate(0.0) == pytest.approx(5e-3) and recipe.rate(1.0) == pytest.approx(6e-4)
+        assert recipe.rate(0.3) > recipe.rate(0.4)
+    with pytest.raises(ValueError, match="decay"):
+        Recipe(decay="steps").rate(0.5)
+
+
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    problem = conv(10.0)
+    together = train(problem, default_network(problem, [3, 5]), [3, 5], SMALL)
+    alone = train(problem, default_network(problem, [5]), [5], SMALL)
+    assert torch.equal(together.points[1], alone.points[0])
+    assert np.allclose(
+        relative_error(problem, together.network)[1], relative_error(problem, alone.network)[0], rtol=1e-4
+    )
+
+
+def test_training_repeats_bit_for_bit_and_lowers_the_loss():
+    problem = burgers()
+    residuals, networks = [], []
+    for _ in range(2):
+        network = default_network(problem, [0])
+        before = edge_loss(problem, network, SMALL, 1)
+        state = train(problem, network, [0], Recipe(steps=25, collocation=32))
+        after = edge_loss(problem, network, SMALL, 1)
+        networks.append(list(network.parameters()))
+        residuals.append(state.residual)
+        assert set(before) == {"initial", "boundary"}
+        assert after["initial"] < 0.9 * before["initial"]
+    assert torch.equal(*residuals) and all(torch.equal(a, b) for a, b in zip(*networks, strict=True))
+
+
+def test_hooks_see_the_state_and_may_end_the_training():
+    problem, seen = conv(10.0), []
+
+    def weigh(state):
+        assert state.residual.shape == (1, 32, 1) and not state.residual.requires_grad
+        return torch.zeros(1, 32)
+
+    def watch(state):
+        seen.append((state.step, state.points))
+        return state.step == 3
+
+    state = train(problem, default_network(problem, [0]), [0], SMALL, choose=fixed_points, weigh=weigh, watch=watch)
+    assert state.step == 3 and [step for step, _ in seen] == [1, 2, 3]
+    assert seen[0][1] is seen[2][1]
+
+
+def test_zero_weights_silence_the_residual():
+    problem = conv(10.0)
+    network = default_network(problem, [0])
+    train(problem, network, [0], Recipe(steps=40, collocation=32, initial=16), weigh=lambda state: torch.zeros(1, 32))
+    assert edge_loss(problem, network, SMALL, 1)["initial"].item() < 0.05
+    assert problem.residual(network, problem.scale(torch.rand(1, 50, 2))).square().mean() > 1
+
+
+def test_a_budget_ends_the_training():
+    problem, budget = conv(10.0), Budget(0.3)
+    state = train(problem, default_network(problem, [0]), [0], SMALL, budget)
+    assert budget.exhausted() and state.step > 0 and 0 < state.progress < 1
+
+
+def test_edge_losses_against_their_definition():
+    problem = burgers()
+    network = default_network(problem, [0, 1])
+    terms = edge_loss(problem, network, SMALL, 2)
+    x = problem.scale(torch.stack([torch.zeros(16), (torch.arange(16) + 0.5) / 16], -1))
+    guess = predictor(problem, network)(x)
+    assert torch.allclose(terms["initial"], (guess + torch.sin(torch.pi * x[:, 1:])).square().mean((1, 2)), atol=1e-6)
+    t = ((torch.arange(4) + 0.5) / 4).repeat(2)
+    ends = torch.stack([t, torch.tensor([-1.0, 1.0]).repeat_interleave(4)], -1)
+    assert torch.allclose(terms["boundary"], predictor(problem, network)(ends).square().mean((1, 2)), atol=1e-6)
+
+
+def test_the_ring_offers_three_problems():
+    assert isinstance(RING, Ring) and list(RING.problems) == ["conv10", "ac", "burgers"]
+    assert [make().name for make in RING.problems.values()] == ["conv(10)", "ac", "burgers"]
