@@ -110,3 +110,41 @@ def test_clear_errors():
         jet.d(1, 2)
     with pytest.raises(ValueError, match="right"):
         jets.product(jet, jets.coordinates(torch.rand(1, 3, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("orders", [(0, 0), (1, 2), (3, 1), (1, 4)])
+def test_autograd_jets_equal_forward_jets(orders):
+    network, points = make(MLP, torch.float64, 2), torch.rand(2, 7, 2, dtype=torch.float64)
+    forward = network(points, orders)
+    backward = jets.by_autograd(lambda p: network(p, (0, 0)).value, points, orders)
+    assert torch.allclose(forward.streams, backward.streams, atol=1e-9)
+    grads = [
+        torch.autograd.grad(jet.streams.square().sum(), network.weights[0], retain_graph=True)[0]
+        for jet in (forward, backward)
+    ]
+    assert torch.allclose(*grads, rtol=1e-8)
+
+
+def test_autograd_jets_of_functions_that_ignore_a_coordinate():
+    points = torch.rand(1, 4, 2, dtype=torch.float64)
+    jet = jets.by_autograd(lambda p: 3 * p[..., :1], points, (2, 2))
+    assert (jet.d(0) == 3).all() and (jet.d(0, 2) == 0).all() and (jet.d(1, 2) == 0).all()
+    with pytest.raises(ValueError, match="orders has 1"):
+        unchecked(jets.by_autograd)(lambda p: p, points, (1,))
+
+
+@pytest.mark.parametrize("orders", [(1, 2), (4, 3)])
+def test_sine_and_fourier_features_equal_nested_differentiation(orders):
+    points, rates = torch.rand(2, 5, 2, dtype=torch.float64), torch.randn(2, 2, 3, dtype=torch.float64)
+    features = jets.fourier(points, orders, rates)
+    by_hand = jets.by_autograd(lambda p: torch.cat([(p @ rates).cos(), (p @ rates).sin()], -1), points, orders)
+    assert torch.allclose(features.streams, by_hand.streams, atol=1e-9)
+    waves = jets.sine(features)
+    nested_waves = jets.by_autograd(lambda p: jets.fourier(p, (0, 0), rates).value.sin(), points, orders)
+    assert torch.allclose(waves.streams, nested_waves.streams, atol=1e-8)
+
+
+def test_a_composition_needs_enough_derivatives():
+    jet = jets.coordinates(torch.rand(1, 3, 2), (1, 3))
+    with pytest.raises(ValueError, match="derivatives has 2 entries"):
+        jets.compose(jet, [jet.value, jet.value])

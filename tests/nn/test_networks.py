@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from touchstone.nn.networks import MLP, ModifiedMLP, generators, uniform
+from touchstone.nn import jets
+from touchstone.nn.networks import MLP, FourierMLP, ModifiedMLP, generators, single, uniform
 
 
 @pytest.mark.parametrize("kind", [MLP, ModifiedMLP])
@@ -41,3 +42,31 @@ def test_generators_are_independent_streams():
     assert torch.equal(first, again) and not torch.equal(first, other)
     with pytest.raises(ValueError, match="seeds"):
         generators([])
+
+
+def test_fourier_networks_see_frequencies_of_the_wanted_scale():
+    network = FourierMLP((0.0, -4.0), (1.0, 4.0), 1, range(3), features=2000, scale=5.0)
+    assert network.frequencies.shape == (3, 2, 2000)
+    assert torch.allclose(network.frequencies.std((0, 2)), torch.tensor([10.0, 1.25]), rtol=0.05)
+    points = torch.rand(3, 4, 2)
+    exact = jets.by_autograd(lambda p: network(p, (0, 0)).value, points, (1, 2)).streams.detach()
+    assert torch.allclose(network(points, (1, 2)).streams, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("make", [lambda s: ModifiedMLP(2, 1, s), lambda s: FourierMLP((0.0, 0.0), (1.0, 1.0), 1, s)])
+def test_a_single_network_is_cut_out_of_the_stack_and_shares_nothing(make):
+    stack = make([4, 7])
+    alone, points = single(stack, 1), torch.rand(1, 6, 2)
+    before = alone(points, (1, 2)).streams
+    assert torch.allclose(stack(points.expand(2, -1, -1), (1, 2)).streams[1], before[0], atol=1e-5)
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.zero_()
+    assert torch.equal(alone(points, (1, 2)).streams, before)
+
+
+def test_other_activations():
+    network = MLP(2, 1, [0], 8, 2, activation=jets.sine).double()
+    points = torch.rand(1, 4, 2, dtype=torch.float64)
+    exact = jets.by_autograd(lambda p: network(p, (0, 0)).value, points, (1, 2)).streams
+    assert torch.allclose(network(points, (1, 2)).streams, exact, atol=1e-10)

@@ -1,19 +1,19 @@
 """The shared training loop and the ring."""
 
-import numpy as np
 import pytest
 import torch
 
+from tests.helpers import unchecked
 from touchstone.arena import Budget, Ring
-from touchstone.pinns.problems import burgers, conv
+from touchstone.pinns.problems import SUITE, Problem, burgers, conv
 from touchstone.pinns.protocol import (
     RING,
     Recipe,
+    TrainingDiverged,
     default_network,
     edge_loss,
     fixed_points,
     predictor,
-    relative_error,
     train,
 )
 
@@ -29,14 +29,15 @@ def test_learning_rate_runs_from_the_first_to_the_last():
         Recipe(decay="steps").rate(0.5)
 
 
-def test_a_seed_in_a_stack_trains_as_it_does_alone():
-    problem = conv(10.0)
-    together = train(problem, default_network(problem, [3, 5]), [3, 5], SMALL)
-    alone = train(problem, default_network(problem, [5]), [5], SMALL)
+@pytest.mark.parametrize("name", ["conv10", "burgers", "wave", "helm14", "ks", "pois-hd10"])
+def test_a_seed_in_a_stack_trains_as_it_does_alone(name):
+    problem, recipe = SUITE[name](), Recipe(steps=50, collocation=32, initial=16, boundary=8)
+    together = train(problem, default_network(problem, [3, 5], 8, 2), [3, 5], recipe)
+    alone = train(problem, default_network(problem, [5], 8, 2), [5], recipe)
     assert torch.equal(together.points[1], alone.points[0])
-    assert np.allclose(
-        relative_error(problem, together.network)[1], relative_error(problem, alone.network)[0], rtol=1e-4
-    )
+    x = problem.scale(torch.rand(50, len(problem.low), generator=torch.Generator().manual_seed(0)))
+    many, one = (predictor(problem, state.network)(x)[-1] for state in (together, alone))
+    assert (many - one).norm() <= 1e-5 * one.norm() + 1e-6
 
 
 def test_training_repeats_bit_for_bit_and_lowers_the_loss():
@@ -99,3 +100,67 @@ def test_edge_losses_against_their_definition():
 def test_the_ring_offers_three_problems():
     assert isinstance(RING, Ring) and list(RING.problems) == ["conv10", "ac", "burgers"]
     assert [make().name for make in RING.problems.values()] == ["conv(10)", "ac", "burgers"]
+
+
+def test_a_diverging_run_stops_at_once_and_keeps_the_last_finite_state():
+    problem = burgers()
+    network = default_network(problem, [0, 7])
+    seen = []
+
+    def spoil(state):
+        seen.append([weight.detach().clone() for weight in state.network.parameters()])
+        if state.step == 3:
+            with torch.no_grad():
+                state.network.biases[-1][1] += float("nan")
+
+    with pytest.raises(TrainingDiverged, match=r"step 3, term residual \(seeds \[7\]\); initial") as caught:
+        train(problem, network, [0, 7], SMALL, watch=spoil)
+    state = caught.value.state
+    assert state.step == 3 and all(torch.isfinite(weight).all() for weight in network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), seen[1], strict=True))
+
+
+@pytest.mark.parametrize("name", ["steps", "collocation", "initial", "boundary"])
+def test_an_empty_recipe_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        unchecked(Recipe)(**{name: 0})
+
+
+def test_points_outside_the_domain_are_refused():
+    problem = conv(10.0)
+    network = default_network(problem, [0])
+    with pytest.raises(ValueError, match="points leave the domain of 'conv"):
+        train(problem, network, [0], SMALL, choose=lambda state: torch.full((1, 4, 2), 2.0))
+    with pytest.raises(ValueError, match="coordinate 1 runs from"):
+        predictor(problem, network)(torch.tensor([[0.5, 9.0]]))
+
+
+def test_balance_replaces_the_weights_and_sees_the_terms():
+    problem, seen = burgers(), []
+
+    def balance(state, terms):
+        seen.append(set(terms))
+        return {name: torch.full((1,), 100.0 if name != "residual" else 1.0) for name in terms}
+
+    plain, balanced = (
+        train(problem, default_network(problem, [0]), [0], SMALL, balance=which) for which in (None, balance)
+    )
+    assert seen[0] == {"residual", "initial", "boundary"}
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(plain.network.parameters(), balanced.network.parameters(), strict=True)
+    )
+    assert set(plain.terms) == seen[0] and not plain.terms["residual"].requires_grad
+
+
+def test_a_problem_of_ones_own_needs_no_reference():
+    decay = Problem(
+        name="decay",
+        low=(0.0,),
+        high=(1.0,),
+        orders=(1,),
+        outputs=1,
+        equation=lambda u, points: u.d(0) + u.value,
+        conditions=(SUITE["pois-ms"]().conditions[0],),
+    )
+    assert train(decay, default_network(decay, [0]), [0], SMALL).step == 5

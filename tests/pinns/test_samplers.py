@@ -6,7 +6,7 @@ import torch
 from tests.helpers import unchecked
 from touchstone.nn.networks import generators
 from touchstone.pinns import samplers
-from touchstone.pinns.problems import Problem
+from touchstone.pinns.problems import Problem, initial_values
 from touchstone.pinns.protocol import Recipe, State, default_network
 from touchstone.pinns.samplers import ADDED, EVERY, POOL_FACTOR, SAMPLERS
 
@@ -18,7 +18,15 @@ def bump(points):
 
 def start(seeds=(0, 1), count=64, field=bump):
     """A training whose residual is a static field of the points, whatever the network says; time runs from 0 to 2."""
-    problem = Problem("static", (0.0, -1.0), (2.0, 1.0), (0, 0), 1, lambda u, points: field(points), tuple)
+    problem = Problem(
+        name="static",
+        low=(0.0, -1.0),
+        high=(2.0, 1.0),
+        orders=(0, 0),
+        outputs=1,
+        equation=lambda u, points: field(points),
+        conditions=(initial_values(torch.sin),),
+    )
     return State(problem, default_network(problem, seeds, 4, 1), Recipe(collocation=count), generators(seeds, stream=1))
 
 

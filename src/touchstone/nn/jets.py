@@ -11,7 +11,7 @@ means :math:`u, u_t, u_x, u_{xx}`. Orders up to 4 are supported; mixed derivativ
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -71,15 +71,22 @@ def _index(orders: Sequence[int], axis: int, order: int) -> int:
     return 0 if order == 0 else sum(orders[:axis]) + order
 
 
-def coordinates(points: Float[Tensor, "seeds points dims"], orders: Sequence[int]) -> Jet:
-    """The jet of the coordinates themselves: where every network starts.
+def coordinates(
+    points: Float[Tensor, "seeds points dims"],
+    orders: Sequence[int],
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+) -> Jet:
+    """The jet of the coordinates themselves, where every network starts, or of the coordinates rescaled to [-1, 1].
 
     Args:
         points: where to evaluate.
         orders: highest derivative wanted along each coordinate.
+        low: what becomes -1 in each coordinate; with ``high``, or not at all.
+        high: what becomes 1 in each coordinate.
 
     Returns:
-        a jet with one feature a coordinate.
+        a jet with one feature a coordinate; its derivatives are with respect to ``points``.
 
     Raises:
         ValueError: if ``orders`` does not name one order for each coordinate.
@@ -87,15 +94,26 @@ def coordinates(points: Float[Tensor, "seeds points dims"], orders: Sequence[int
     if len(orders) != points.shape[-1]:
         raise ValueError(f"orders has {len(orders)} entries, points have {points.shape[-1]} coordinates")
     streams = points.new_zeros(points.shape[0], 1 + sum(orders), *points.shape[1:])
-    streams[:, 0] = points
+    if low is None or high is None:
+        slopes = [1.0] * len(orders)
+        streams[:, 0] = points
+    else:
+        slopes = [2 / (b - a) for a, b in zip(low, high, strict=True)]
+        streams[:, 0] = (points - points.new_tensor(low)) * points.new_tensor(slopes) - 1
     for axis, order in enumerate(orders):
         if order:
-            streams[:, _index(orders, axis, 1), :, axis] = 1
+            streams[:, _index(orders, axis, 1), :, axis] = slopes[axis]
     return Jet(streams, tuple(orders))
 
 
 def periodic(
-    points: Float[Tensor, "seeds points dims"], orders: Sequence[int], axis: int, period: float, harmonics: int
+    points: Float[Tensor, "seeds points dims"],
+    orders: Sequence[int],
+    axis: int,
+    period: float,
+    harmonics: int,
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
 ) -> Jet:
     r"""Coordinates with one of them replaced by :math:`\cos(2\pi m x/P), \sin(2\pi m x/P)`, :math:`m = 1..M`.
 
@@ -107,11 +125,13 @@ def periodic(
         axis: the periodic coordinate.
         period: :math:`P`, in the unit of that coordinate.
         harmonics: :math:`M`.
+        low: with ``high``: rescale the other coordinates, as in :func:`coordinates`.
+        high: see ``low``.
 
     Returns:
         a jet whose features are the other coordinates, then the cosines, then the sines.
     """
-    plain = coordinates(points, orders).streams
+    plain = coordinates(points, orders, low, high).streams
     others = torch.cat([plain[..., :axis], plain[..., axis + 1 :]], -1)
     waves = plain.new_zeros(*plain.shape[:-1], 2 * harmonics)
     frequency = 2 * math.pi / period * torch.arange(1, harmonics + 1, dtype=points.dtype, device=points.device)
@@ -121,6 +141,72 @@ def periodic(
         wave = torch.cat([shifted.cos(), shifted.sin()], -1) * frequency.pow(order).repeat(2)
         waves[:, _index(orders, axis, order)] = wave
     return Jet(torch.cat([others, waves], -1), tuple(orders))
+
+
+def fourier(
+    points: Float[Tensor, "seeds points dims"], orders: Sequence[int], frequencies: Float[Tensor, "seeds dims features"]
+) -> Jet:
+    r"""Fourier features :math:`\cos(Bx), \sin(Bx)` (Tancik et al., 2020, arXiv:2006.10739), each seed with its own :math:`B`.
+
+    Args:
+        points: where to evaluate.
+        orders: highest derivative wanted along each coordinate.
+        frequencies: :math:`B`, in radians per unit of each coordinate.
+
+    Returns:
+        a jet whose features are the cosines, then the sines.
+    """
+    angle = torch.bmm(points, frequencies)
+    streams = [torch.cat([angle.cos(), angle.sin()], -1)]
+    for axis, highest in enumerate(orders):
+        rate = frequencies[:, axis : axis + 1].repeat(1, 1, 2)
+        for order in range(1, highest + 1):
+            shifted = angle + order * math.pi / 2
+            streams.append(torch.cat([shifted.cos(), shifted.sin()], -1) * rate**order)
+    return Jet(torch.stack(streams, 1), tuple(orders))
+
+
+def by_autograd(
+    function: Callable[[Tensor], Tensor], points: Float[Tensor, "seeds points dims"], orders: Sequence[int]
+) -> Jet:
+    """The jet of any function by nested reverse-mode differentiation: slower, for networks that carry no jets themselves.
+
+    Args:
+        function: maps points ``[seeds, points, dims]`` to values ``[seeds, points, features]``, each point for itself.
+        points: where to evaluate.
+        orders: highest derivative wanted along each coordinate.
+
+    Returns:
+        the function's jet, differentiable with respect to the function's parameters.
+
+    Raises:
+        ValueError: if ``orders`` does not name one order for each coordinate.
+    """
+    if len(orders) != points.shape[-1]:
+        raise ValueError(f"orders has {len(orders)} entries, points have {points.shape[-1]} coordinates")
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        value = function(points)
+        streams = [value]
+        slopes = {}  # the first derivatives of a feature come together, from one backward pass
+        for axis, highest in enumerate(orders):
+            columns = list(value.unbind(-1))
+            for order in range(1, highest + 1):
+                for feature, column in enumerate(columns):
+                    key = (feature, axis, order) if order > 1 else (feature,)
+                    if key not in slopes:
+                        slopes[key] = _slope(column, points)
+                    columns[feature] = slopes[key][..., axis]
+                streams.append(torch.stack(columns, -1))
+    return Jet(torch.stack(streams, 1), tuple(orders))
+
+
+def _slope(column: Tensor, points: Tensor) -> Tensor:
+    """Gradient of each entry of a column with respect to its own point; zero where the column does not depend on it."""
+    if not column.requires_grad:
+        return torch.zeros_like(points)
+    (slope,) = torch.autograd.grad(column.sum(), points, create_graph=True, allow_unused=True)
+    return torch.zeros_like(points) if slope is None else slope
 
 
 class _Affine(torch.autograd.Function):
@@ -224,6 +310,44 @@ def _second_orders(orders: Sequence[int]) -> list[int]:
     return [_index(orders, axis, 1) for axis, order in enumerate(orders) if order >= 2]
 
 
+def compose(jet: Jet, derivatives: Sequence[Tensor]) -> Jet:
+    r"""A function of a jet, feature by feature, by the chain rule (Faa di Bruno).
+
+    Args:
+        jet: the inner function :math:`z`.
+        derivatives: :math:`f(z), f'(z), f''(z), \dots` at the jet's value, as many as its highest order needs.
+
+    Returns:
+        the jet of :math:`f(z)`.
+
+    Raises:
+        ValueError: if there are too few derivatives.
+    """
+    highest = max(jet.orders, default=0)
+    if len(derivatives) <= highest:
+        raise ValueError(f"derivatives has {len(derivatives)} entries, orders {jet.orders} need {highest + 1}")
+    z = jet.streams
+    if highest == 0:
+        return Jet(derivatives[0][:, None], jet.orders)
+    first, second, third, fourth = (derivatives[k] if k < len(derivatives) else None for k in range(1, 5))
+    chained = list((first[:, None] * z[:, 1:]).unbind(1))  # the linear term that every derivative has
+    for axis, order in enumerate(jet.orders):
+        start = _index(jet.orders, axis, 1)
+        z1, z2, z3 = (z[:, start + k] if k < order else None for k in range(3))
+        if order >= 2:
+            squared = z1 * z1
+            chained[start] = chained[start] + second * squared
+        if order >= 3:
+            chained[start + 1] = chained[start + 1] + (third * squared + 3 * second * z2) * z1
+        if order >= 4:
+            chained[start + 2] = (
+                chained[start + 2]
+                + (fourth * squared + 6 * third * z2) * squared
+                + second * (3 * z2 * z2 + 4 * z1 * z3)
+            )
+    return Jet(torch.stack([derivatives[0], *chained], 1), jet.orders)
+
+
 def tanh(jet: Jet) -> Jet:
     r"""The hyperbolic tangent of a jet by the chain rule.
 
@@ -231,23 +355,15 @@ def tanh(jet: Jet) -> Jet:
     """
     if max(jet.orders, default=0) <= 2:
         return Jet(_Tanh.apply(jet.streams, jet.orders), jet.orders)
-    z = jet.streams
-    y = torch.tanh(z[:, 0])
+    y = torch.tanh(jet.value)
     first = 1 - y * y
-    chained = list((first[:, None] * z[:, 1:]).unbind(1))  # the linear term that every derivative has
-    second, third, fourth = -2 * y * first, first * (6 * y * y - 2), 8 * y * first * (2 - 3 * y * y)
-    for axis, order in enumerate(jet.orders):
-        start = _index(jet.orders, axis, 1)
-        z1, z2, z3 = (z[:, start + k] if k < order else None for k in range(3))
-        if order >= 2:
-            chained[start] = chained[start] + second * z1 * z1
-        if order >= 3:
-            chained[start + 1] = chained[start + 1] + third * z1**3 + 3 * second * z1 * z2
-        if order >= 4:
-            chained[start + 2] = (
-                chained[start + 2] + fourth * z1**4 + 6 * third * z1 * z1 * z2 + second * (3 * z2 * z2 + 4 * z1 * z3)
-            )
-    return Jet(torch.stack([y, *chained], 1), jet.orders)
+    return compose(jet, [y, first, -2 * y * first, first * (6 * y * y - 2), 8 * y * first * (2 - 3 * y * y)])
+
+
+def sine(jet: Jet) -> Jet:
+    """The sine of a jet by the chain rule."""
+    y, slope = jet.value.sin(), jet.value.cos()
+    return compose(jet, [y, slope, -y, -slope, y])
 
 
 def product(left: Jet, right: Jet) -> Jet:

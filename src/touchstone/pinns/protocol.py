@@ -5,8 +5,8 @@ residuals, or which network it trains. The default :class:`Recipe` is the head-t
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ class Recipe:
         steps: optimiser steps, where no time budget is given.
         collocation: collocation points a step.
         initial: points on the initial line, evenly spaced.
-        boundary: points on the boundary, half at either end, evenly spaced in time.
+        boundary: points on the boundary, as many on each side, evenly spaced.
         first_rate: learning rate of Adam at the start.
         last_rate: learning rate at the end.
         decay: ``exponential`` or ``cosine``, from the first to the last rate.
@@ -42,6 +42,15 @@ class Recipe:
     last_rate: float = 6e-4
     decay: str = "exponential"
     initial_weight: float = 100.0
+
+    def __post_init__(self):
+        for name in ("steps", "collocation", "initial", "boundary"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: a training run needs at least 1")
+
+    def count(self, condition: str) -> int:
+        """Points on the part of the edge where a condition of that name holds."""
+        return self.initial if condition == "initial" else self.boundary
 
     def rate(self, progress: float) -> float:
         """Learning rate after the share ``progress`` (0 to 1) of the run.
@@ -69,6 +78,7 @@ class State:
         progress: share of the steps or of the time budget used so far.
         points: collocation points ``[seeds, points, dims]``; before the first choice ``None``.
         residual: residuals at ``points`` without gradient, ``[seeds, points, equations]``, or ``None``.
+        terms: this step's loss terms before weighting, by name, ``[seeds]`` each and without gradient.
     """
 
     problem: Problem
@@ -79,6 +89,15 @@ class State:
     progress: float = 0.0
     points: Tensor | None = None
     residual: Tensor | None = None
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class TrainingDiverged(FloatingPointError):
+    """A loss became NaN or infinite; ``state`` holds the run, its network set back to the last finite loss."""
+
+    def __init__(self, message: str, state: State):
+        super().__init__(message)
+        self.state = state
 
 
 def uniform_points(state: State) -> Float[Tensor, "seeds points dims"]:
@@ -97,29 +116,31 @@ def default_network(problem: Problem, seeds: Sequence[int], width: int = 32, dep
 
 
 def edge_loss(problem: Problem, network: nn.Module, recipe: Recipe, seeds: int) -> dict[str, Float[Tensor, " seeds"]]:
-    """Mean squared misfit of the initial and boundary values, for the terms that the problem has.
+    """Mean squared misfit of what is known on the edges, one term a condition.
 
     Args:
-        problem: gives the values.
+        problem: gives the conditions.
         network: the stack of networks.
         recipe: gives the number of points.
         seeds: size of the stack.
 
     Returns:
-        the terms ``initial`` and ``boundary``, each where it exists.
+        the terms, for example ``initial`` and ``boundary``.
     """
-    terms, nothing = {}, (0,) * len(problem.low)
-    if problem.initial is not None:
-        x = (torch.arange(recipe.initial) + 0.5) / recipe.initial
-        points = problem.scale(torch.stack([torch.zeros_like(x), x], -1)).expand(seeds, -1, -1)
-        misfit = network(points, nothing).value - problem.initial(points[..., 1:])
-        terms["initial"] = misfit.square().mean((1, 2))
-    if problem.ends is not None:
-        t = (torch.arange(recipe.boundary // 2) + 0.5) / (recipe.boundary // 2)
-        ends = torch.cat([torch.stack([t, torch.full_like(t, end)], -1) for end in (0.0, 1.0)])
-        misfit = network(problem.scale(ends).expand(seeds, -1, -1), nothing).value - problem.ends
-        terms["boundary"] = misfit.square().mean((1, 2))
+    terms, kind = {}, next(network.parameters()).dtype
+    for condition in problem.conditions:
+        place = problem.scale(condition.place(recipe.count(condition.name)).to(kind)).expand(seeds, -1, -1)
+        misfit = condition.misfit(problem.solution(network, place, condition.orders), place)
+        terms[condition.name] = misfit.square().sum(-1).mean(1)
     return terms
+
+
+def weighted_sum(terms: Mapping[str, Tensor], recipe: Recipe) -> Float[Tensor, " seeds"]:
+    """The loss of every seed: the residual term, and the others times ``recipe.initial_weight``."""
+    return sum(term if name == "residual" else recipe.initial_weight * term for name, term in terms.items())
+
+
+Balance = Callable[[State, dict[str, Tensor]], Mapping[str, Tensor]]
 
 
 def train(
@@ -130,9 +151,10 @@ def train(
     budget: Budget | None = None,
     choose: Callable[[State], Tensor] = uniform_points,
     weigh: Callable[[State], Tensor] | None = None,
+    balance: Balance | None = None,
     watch: Callable[[State], bool | None] | None = None,
 ) -> State:
-    """Train a stack of networks, one a seed, on the residual, the initial values and the boundary values.
+    """Train a stack of networks, one a seed, on the residual and on what is known on the edges.
 
     Args:
         problem: the equation and its data.
@@ -142,33 +164,46 @@ def train(
         budget: a time budget that replaces ``recipe.steps``: anything whose ``fraction()`` runs from 0 to 1.
         choose: returns the collocation points of this step; sees the last step's points and residuals.
         weigh: returns one factor a point, ``[seeds, points]``, on this step's squared residuals; no gradient flows through it.
+        balance: returns one factor a term, ``[seeds]`` each, in place of ``recipe.initial_weight``; may differentiate the terms.
         watch: called after every step; training ends early when it returns true.
 
     Returns:
         the last state.
 
     Raises:
-        FloatingPointError: when a loss becomes NaN or infinite, naming the step, the term and the seeds.
+        TrainingDiverged: when a loss becomes NaN or infinite, naming the step, the term and the seeds.
+        ValueError: when ``choose`` returns points outside the domain.
     """
     recipe = recipe or Recipe()
     state = State(problem, network, recipe, generators(seeds, stream=1))
-    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.first_rate, fused=True)
+    weights = list(network.parameters())
+    kept = [weight.detach().clone() for weight in weights]  # as of the last finite loss
+    optimiser = torch.optim.Adam(weights, lr=recipe.first_rate, fused=True)
     while (progress := state.step / recipe.steps if budget is None else budget.fraction()) < 1:
         state.progress = progress
         optimiser.param_groups[0]["lr"] = recipe.rate(progress)
         with torch.no_grad():
             state.points = choose(state)
+        if state.step == 0:
+            problem.check(state.points)
         residual = problem.residual(network, state.points)
         state.residual = residual.detach()
         squared = residual.square().sum(-1)
         if weigh is not None:
             with torch.no_grad():
-                weights = weigh(state)
-            squared = weights * squared
+                factors = weigh(state)
+            squared = factors * squared
         terms = {"residual": squared.mean(1)} | edge_loss(problem, network, recipe, len(seeds))
-        loss = sum(term if name == "residual" else recipe.initial_weight * term for name, term in terms.items())
+        state.terms = {name: term.detach() for name, term in terms.items()}
+        if balance is None:
+            loss = weighted_sum(terms, recipe)
+        else:
+            loss = sum(factor * terms[name] for name, factor in balance(state, terms).items())
         if not torch.isfinite(loss).all():
-            _explain(terms, state.step, seeds)
+            for weight, value in zip(weights, kept, strict=True):
+                weight.data.copy_(value)
+            raise TrainingDiverged(_broken(state.terms, state.step, seeds), state)
+        torch._foreach_copy_(kept, [weight.detach() for weight in weights])
         optimiser.zero_grad()
         loss.sum().backward()
         optimiser.step()
@@ -178,14 +213,14 @@ def train(
     return state
 
 
-def _explain(terms: dict[str, Tensor], step: int, seeds: Sequence[int]) -> None:
+def _broken(terms: dict[str, Tensor], step: int, seeds: Sequence[int]) -> str:
     """Say which term of the loss broke down, when, and for which seeds."""
     broken = {
         name: [int(seed) for seed, value in zip(seeds, term, strict=True) if not torch.isfinite(value)]
         for name, term in terms.items()
     }
     which = "; ".join(f"{name} (seeds {found})" for name, found in broken.items() if found) or "the weighted sum"
-    raise FloatingPointError(f"loss is NaN or infinite at step {step}, term {which}: lower the learning rate")
+    return f"loss is NaN or infinite at step {step}, term {which}: lower the learning rate"
 
 
 def predictor(problem: Problem, network: nn.Module) -> Callable[[Tensor], Float[Tensor, "seeds points outputs"]]:
@@ -196,13 +231,15 @@ def predictor(problem: Problem, network: nn.Module) -> Callable[[Tensor], Float[
         network: the trained stack.
 
     Returns:
-        a function from points ``[points, dims]`` to values ``[seeds, points, outputs]``.
+        a function from points ``[points, dims]`` of the domain to values ``[seeds, points, outputs]``.
     """
-    seeds = next(iter(network.parameters())).shape[0]
+    weight = next(network.parameters())
+    seeds, kind = weight.shape[0], weight.dtype
 
     def predict(points: Tensor) -> Tensor:
+        problem.check(points)
         with torch.no_grad():
-            return problem.solution(network, points.expand(seeds, -1, -1), (0,) * points.shape[-1]).value
+            return problem.solution(network, points.to(kind).expand(seeds, -1, -1), (0,) * points.shape[-1]).value
 
     return predict
 
