@@ -126,6 +126,7 @@ class Row(_Strict):
     code: str | None = None
     kind: Literal["method", "theory", "application", "benchmark", "solver", "survey"]
     summary: str
+    advice: str | None = None
     needs: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     part: str

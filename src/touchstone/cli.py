@@ -76,7 +76,7 @@ def stale_ids(catalogue: Catalogue) -> list[str]:
 
 def check_all(catalogue: Catalogue) -> list[str]:
     """Everything that must hold between the files: claims, toc, README, pairs, layout and records."""
-    from touchstone import book
+    from touchstone import pages
     from touchstone.notebooks import check_layout, check_pair
     from touchstone.record import RecordError, check_record, read_record
 
@@ -112,7 +112,7 @@ def check_all(catalogue: Catalogue) -> list[str]:
         arena = catalogue.root / "notebooks" / part / "arena.md"
         if arena.exists() and arena.with_suffix(".ipynb").exists():
             problems += check_pair(arena, arena.with_suffix(".ipynb"))
-    return problems + book.check_generated(catalogue)
+    return problems + pages.check_generated(catalogue)
 
 
 def _snakemake(root: Path, targets: list[str], jobs: int, force: bool) -> int:
@@ -339,13 +339,13 @@ def _dispatch(arguments: argparse.Namespace) -> int:
                 print("\n".join(register(catalogue[name], catalogue.root)) or f"{name}: nothing new to register")
             return 0
         case "new":
-            from touchstone.book import write_skeleton
+            from touchstone.skeleton import write_skeleton
 
             for path in write_skeleton(catalogue, catalogue[arguments.id]):
                 print(path.relative_to(catalogue.root))
             return 0
         case "generate":
-            from touchstone.book import write_generated
+            from touchstone.pages import write_generated
 
             for path in write_generated(catalogue):
                 print(path.relative_to(catalogue.root))

@@ -23,6 +23,8 @@ FRAME = {
     "record",
     "arena",
     "book",
+    "pages",
+    "skeleton",
     "cli",
     "plotting",
     "provenance",

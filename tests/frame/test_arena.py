@@ -1,7 +1,6 @@
 """The arena: budgets, entrants, cells that are whole, and cells that are stale."""
 
 import json
-import time
 import types
 
 import pytest

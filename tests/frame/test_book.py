@@ -9,7 +9,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
-from touchstone import book, cli
+from touchstone import book, cli, pages
 from touchstone.catalogue import TouchstoneError, load_catalogue
 from touchstone.notebooks import quick_path
 from touchstone.study import Study
@@ -34,7 +34,7 @@ def measured(root):
 
 
 def test_toc_lists_parts_and_built_methods(toy):
-    text = book.toc(toy)
+    text = pages.toc(toy)
     assert (
         text.index("book/parts/pinns") < text.index("notebooks/pinns/toy-method") < text.index("book/parts/operators")
     )
@@ -42,29 +42,29 @@ def test_toc_lists_parts_and_built_methods(toy):
 
 
 def test_readme_table_counts_verdicts(measured):
-    table = book.readme_table(load_catalogue())
+    table = pages.readme_table(load_catalogue())
     assert "| Physics-informed networks (`pinns`) | 1 of 2 | 2 | 1 | 0 | 1 | 0 |" in table
     assert "| **all** | **1 of 2** | **2** | **1** | **0** | **1** | **0** |" in table
 
 
 def test_the_picture_has_one_mark_a_claim(measured):
     catalogue = load_catalogue()
-    picture = book.state_svg(catalogue, "../")
+    picture = pages.state_svg(catalogue, "../")
     assert picture.count("<title>") == 2 and picture.count('href="../notebooks/pinns/toy-method.html"') == 2
     assert "toy-method: bigger: reproduced" in picture and "toy-method: small: not reproduced" in picture
-    assert "<a " not in book.state_svg(catalogue)
+    assert "<a " not in pages.state_svg(catalogue)
 
 
 def test_a_row_has_one_overall_word(measured):
     catalogue = load_catalogue()
-    found = book.records(catalogue)
-    assert book.overall(catalogue["toy-method"], found["toy-method"]) == "mixed"
-    assert book.overall(catalogue["toy-method"], None) == "not run"
-    assert book.overall(catalogue["other-method"], None) == "no method yet"
+    found = pages.records(catalogue)
+    assert pages.overall(catalogue["toy-method"], found["toy-method"]) == "mixed"
+    assert pages.overall(catalogue["toy-method"], None) == "not run"
+    assert pages.overall(catalogue["other-method"], None) == "no method yet"
 
 
 def test_pages_carry_badges_and_fold_long_cells(measured):
-    staged = book.pages(load_catalogue())
+    staged = pages.sources(load_catalogue())
     notebook = json.loads(staged["notebooks/pinns/toy-method.ipynb"])
     head, long, short = notebook["cells"]
     assert "● bigger: reproduced" in head["source"] and "○ small: not reproduced" in head["source"]
@@ -81,7 +81,7 @@ def test_pages_carry_badges_and_fold_long_cells(measured):
 
 def test_stale_records_say_so_on_the_page(measured, edit):
     edit("notebooks/pinns/toy-method.md", "scale = 3.0", "scale = 5.0")
-    notebook = json.loads(book.pages(load_catalogue())["notebooks/pinns/toy-method.ipynb"])
+    notebook = json.loads(pages.sources(load_catalogue())["notebooks/pinns/toy-method.ipynb"])
     assert "the code has changed since this run" in notebook["cells"][0]["source"]
 
 
@@ -113,7 +113,7 @@ def test_staging_touches_only_what_changed_and_removes_what_is_gone(measured):
 def test_an_arena_page_that_was_not_executed_is_named(measured):
     (measured / "notebooks/pinns/arena.md").write_text("# Arena\n")
     with pytest.raises(TouchstoneError, match="`touchstone arena pinns` does it"):
-        book.pages(load_catalogue())
+        pages.sources(load_catalogue())
 
 
 def test_a_build_that_fails_shows_why_and_keeps_its_log(measured, monkeypatch):
@@ -224,7 +224,7 @@ def test_pages_need_no_network_and_show_no_fault(html, page):
 def test_every_mark_of_a_prose_page_is_filled(measured):
     marks = ["counts", "state", "all-methods", "all-claims", "verdicts"]
     (measured / "book" / "everything.md").write_text("\n\n".join(f"<!-- generated: {mark} -->" for mark in marks))
-    text = book.pages(load_catalogue())["book/everything.md"].decode()
+    text = pages.sources(load_catalogue())["book/everything.md"].decode()
     assert "<!-- generated" not in text
     assert "Of their 2 registered claims: 1 reproduced, 0 partly, 1 not reproduced." in text
     assert "../notebooks/pinns/toy-method.html" in text and "A toy." in text and "no method yet" in text
@@ -233,7 +233,7 @@ def test_every_mark_of_a_prose_page_is_filled(measured):
 
 
 def test_the_api_page_of_a_part_names_its_modules(measured):
-    page = book.pages(load_catalogue())["book/api/pinns.md"].decode()
+    page = pages.sources(load_catalogue())["book/api/pinns.md"].decode()
     assert (
         page.startswith("# Physics-informed networks (`touchstone.pinns`)")
         and ".. automodule:: touchstone.pinns.toy_method" in page
@@ -242,14 +242,14 @@ def test_the_api_page_of_a_part_names_its_modules(measured):
 
 def test_damaged_records_stop_the_book_with_a_message(measured):
     (measured / "results/pinns/toy-method.json").write_text("{")
-    assert any("toy-method.json: truncated" in problem for problem in book.check_generated(load_catalogue()))
+    assert any("toy-method.json: truncated" in problem for problem in pages.check_generated(load_catalogue()))
 
 
 def test_the_readme_table_is_kept_current(measured):
     (measured / "README.md").write_text("# T\n\n<!-- table of parts -->\nold\n<!-- end -->\nrest\n")
     catalogue = load_catalogue()
-    assert "README.md: is stale; `touchstone generate` rewrites it" in book.check_generated(catalogue)
-    book.write_generated(catalogue)
+    assert "README.md: is stale; `touchstone generate` rewrites it" in pages.check_generated(catalogue)
+    pages.write_generated(catalogue)
     text = (measured / "README.md").read_text()
     assert "| 1 of 2 | 2 | 1 | 0 | 1 | 0 |" in text and text.endswith("<!-- end -->\nrest\n") and "old" not in text
-    assert book.check_generated(catalogue) == [] and book.write_generated(catalogue) == []
+    assert pages.check_generated(catalogue) == [] and pages.write_generated(catalogue) == []

@@ -1,5 +1,7 @@
 """Pairs, execution and what is left when a notebook fails."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -7,9 +9,12 @@ import subprocess
 import sys
 import time
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from PIL import Image
 
-from touchstone import cli
+from touchstone import cli, notebooks
 from touchstone.notebooks import NotebookError, check_layout, check_pair, execute, pair, quick_path, read_markdown
 from touchstone.record import read_record
 
@@ -212,3 +217,36 @@ def test_heavy_and_broken_pairs_are_named(full, toy):
 def test_a_row_without_method_cannot_run(toy, capsys):
     assert cli.main(["run", "other-method"]) == 1
     assert "'other-method' is not built yet" in capsys.readouterr().err
+
+
+def test_figures_are_packed_without_changing_what_they_show():
+    figure, axis = plt.subplots(figsize=(4, 3))
+    axis.plot([0, 1, 0.5], color="#D55E00")
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png")
+    plt.close(figure)
+    packed = base64.b64decode(notebooks._smaller(base64.b64encode(raw.getvalue()).decode()))
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int) for data in (raw.getvalue(), packed)
+    )
+    assert len(packed) < len(raw.getvalue()) and before.shape == after.shape
+    assert np.abs(before - after).mean() < 1
+    again = base64.b64decode(notebooks._smaller(base64.b64encode(packed).decode()))
+    assert len(again) <= len(packed)
+
+
+def test_the_terminal_shows_how_far_the_sweeps_are(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", shown)
+    beacon = tmp_path / "beacon.json"
+    with notebooks._terminal_progress(beacon, "toy-method"):
+        time.sleep(0.6)  # no beacon yet
+        beacon.write_text(json.dumps({"sweep": "train_once", "done": 3, "total": 12}))
+        time.sleep(0.8)
+    assert "toy-method: train_once" in shown.getvalue() and "3/12" in shown.getvalue()
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(NotebookError, match="gone.md does not exist; `touchstone new ID`"):
+        read_markdown(tmp_path / "gone.md")
