@@ -100,9 +100,9 @@ def ring(part: str) -> Ring:
     """
     package = _package(part)
     try:
-        return importlib.import_module(f"{package.__name__}.protocol").RING
+        return importlib.import_module(f"{package.__name__}.ring").RING
     except (ModuleNotFoundError, AttributeError):
-        raise TouchstoneError(f"part '{part}' has no arena yet (no touchstone.{part}.protocol.RING)") from None
+        raise TouchstoneError(f"part '{part}' has no arena yet (no touchstone.{part}.ring.RING)") from None
 
 
 def _package(part: str) -> Any:
@@ -119,9 +119,10 @@ def cell_path(root: Path, part: str, method: str, problem: str, seed: int) -> Pa
     return root / "results" / "arena" / part / f"{method}--{problem}--{seed}.json"
 
 
-def cell_hash(part: str, function: Callable) -> str:
-    """Hash of the code that decides a cell: the contestant's module, the ring's, and what they import."""
-    return provenance.code_hash({function.__module__, f"touchstone.{part}.protocol"})
+def cell_hash(function: Callable, problem: Callable) -> str:
+    """Hash of the code that decides a cell: the modules of the contestant and the problem, and what they import."""
+    maker = getattr(problem, "func", problem)
+    return provenance.code_hash({function.__module__, maker.__module__})
 
 
 def waiting_cells(part: str, root: Path | None = None) -> list[tuple[str, str, int]]:
@@ -129,8 +130,8 @@ def waiting_cells(part: str, root: Path | None = None) -> list[tuple[str, str, i
     root, the_ring = root or project_root(), ring(part)
     waiting = []
     for name, function in entrants(part).items():
-        code = cell_hash(part, function)
-        for problem in the_ring.problems:
+        for problem, make in the_ring.problems.items():
+            code = cell_hash(function, make)
             for seed in the_ring.seeds:
                 try:
                     cell = json.loads(cell_path(root, part, name, problem, seed).read_text())
@@ -144,7 +145,8 @@ def waiting_cells(part: str, root: Path | None = None) -> list[tuple[str, str, i
 def run_cell(part: str, method: str, problem: str, seed: int, root: Path | None = None) -> Path:
     """Run one cell and write its file, whole or not at all.
 
-    A contestant that raises gets a cell with its error in place of scores, so that it counts as a failure and is not hidden.
+    A contestant that breaks down (an ``ArithmeticError``) gets a cell with its error in place of scores, so that it counts as
+    a failure and is not hidden. One that declines (a ``ValueError``) gets a cell with its reason, which counts as neither.
 
     Raises:
         TouchstoneError: for an unknown contestant or problem.
@@ -158,13 +160,15 @@ def run_cell(part: str, method: str, problem: str, seed: int, root: Path | None 
     task = the_ring.problems[problem]()
     budget, started = Budget(the_ring.budget_s), time.perf_counter()
     scores: dict[str, float] = {}
-    error = None
+    error = declined = None
     try:
         solution = known[method](task, budget, seed)
         cpu_s, wall_s = budget.spent(), time.perf_counter() - started
         scores = {name: float(value) for name, value in the_ring.score(solution, task).items()}
     except ArithmeticError as failure:
         cpu_s, wall_s, error = budget.spent(), time.perf_counter() - started, f"{type(failure).__name__}: {failure}"
+    except ValueError as reason:
+        cpu_s, wall_s, declined = budget.spent(), time.perf_counter() - started, str(reason)
     cell = {
         "part": part,
         "method": method,
@@ -173,9 +177,10 @@ def run_cell(part: str, method: str, problem: str, seed: int, root: Path | None 
         "budget_s": the_ring.budget_s,
         "scores": {k: v if v == v and abs(v) != float("inf") else None for k, v in scores.items()},
         "error": error,
+        "declined": declined,
         "cpu_s": cpu_s,
         "wall_s": wall_s,
-        "code_hash": cell_hash(part, known[method]),
+        "code_hash": cell_hash(known[method], the_ring.problems[problem]),
         "environment": provenance.environment("cpu"),
     }
     path = cell_path(root, part, method, problem, seed)
@@ -184,7 +189,7 @@ def run_cell(part: str, method: str, problem: str, seed: int, root: Path | None 
 
 
 def read_cells(part: str, root: Path | None = None) -> pd.DataFrame:
-    """All finished cells of an arena, tidy: method, problem, seed, the scores, cpu_s, wall_s, error.
+    """All finished cells of an arena, tidy: method, problem, seed, the scores, cpu_s, wall_s, error, declined.
 
     Raises:
         TouchstoneError: naming a cell's file that is damaged.
@@ -196,7 +201,7 @@ def read_cells(part: str, root: Path | None = None) -> pd.DataFrame:
             rows.append(
                 {k: cell[k] for k in ("method", "problem", "seed")}
                 | cell["scores"]
-                | {k: cell[k] for k in ("cpu_s", "wall_s", "error")}
+                | {k: cell[k] for k in ("cpu_s", "wall_s", "error", "declined")}
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise TouchstoneError(

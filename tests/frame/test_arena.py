@@ -8,6 +8,7 @@ import pytest
 from touchstone import arena, cli
 from touchstone.arena import Budget, Ring, cell_path, entrant, entrants, read_cells, ring, run_cell, waiting_cells
 from touchstone.catalogue import TouchstoneError
+from touchstone.pinns.problems import conv
 
 
 @pytest.fixture
@@ -25,6 +26,8 @@ def toy_ring(root, monkeypatch):
         return problem + seed + 0.0 * budget.spent()
 
     def breaks(problem, budget, seed):
+        if seed == 1 and problem < 5:
+            raise ValueError("only problems without a boundary")
         if problem > 5:
             raise ArithmeticError(f"step 3: the residual became NaN (seed {seed})")
         return float("nan")
@@ -59,7 +62,7 @@ def test_cells_are_files_with_scores(toy_ring, root):
     path = run_cell("pinns", "adds", "hard", 1, root)
     assert path == cell_path(root, "pinns", "adds", "hard", 1) == root / "results/arena/pinns/adds--hard--1.json"
     cell = json.loads(path.read_text())
-    assert cell["scores"] == {"error": 1.0} and cell["error"] is None and cell["budget_s"] == 5.0 and cell["cpu_s"] < 5
+    assert cell["scores"] == {"error": 1.0} and cell["error"] is None and cell["declined"] is None and cell["budget_s"] == 5.0 and cell["cpu_s"] < 5
 
 
 def test_a_contestant_that_breaks_counts_as_a_failure_and_is_not_hidden(toy_ring, root):
@@ -85,7 +88,7 @@ def test_only_missing_stale_and_damaged_cells_wait(toy_ring, root, monkeypatch):
         TouchstoneError, match=r"adds--easy--0.json: damaged cell .* delete it and run `touchstone arena pinns`"
     ):
         read_cells("pinns", root)
-    monkeypatch.setattr(arena, "cell_hash", lambda part, function: "other code")
+    monkeypatch.setattr(arena, "cell_hash", lambda function, problem: "other code")
     assert set(waiting_cells("pinns", root)) == everything
 
 
@@ -96,6 +99,12 @@ def test_unknown_contestants_problems_and_parts(toy_ring, root):
         run_cell("pinns", "adds", "hart", 0, root)
     with pytest.raises(TouchstoneError, match="unknown part 'pin'"):
         entrant("pin", "x")
+
+
+def test_who_declines_neither_scores_nor_fails(toy_ring, root):
+    run_cell("pinns", "breaks", "easy", 1, root)
+    (row,) = read_cells("pinns", root).to_dict("records")
+    assert row["declined"] == "only problems without a boundary" and row["error"] is None and "score" not in row
 
 
 def test_parts_without_an_arena_say_so():
@@ -126,7 +135,7 @@ def test_the_command_computes_cells_as_jobs(root, monkeypatch, capfd):
     """`touchstone arena` hands the waiting cells to Snakemake; the second call finds nothing to do."""
     calls = []
     monkeypatch.setattr(
-        arena, "ring", lambda part: types.SimpleNamespace(problems={"p": None}, seeds=[0, 1], budget_s=1.0)
+        arena, "ring", lambda part: types.SimpleNamespace(problems={"p": conv}, seeds=[0, 1], budget_s=1.0)
     )
     monkeypatch.setattr(arena, "entrants", lambda part: {"m": test_unknown_contestants_problems_and_parts})
     monkeypatch.setattr(cli, "_snakemake", lambda *arguments, **options: calls.append(arguments[1]) or 0)

@@ -20,7 +20,6 @@ from touchstone.pinns.plain import (
 )
 from touchstone.pinns.problems import burgers, conv, heat
 from touchstone.pinns.protocol import (
-    RING,
     Recipe,
     default_network,
     edge_loss,
@@ -29,6 +28,7 @@ from touchstone.pinns.protocol import (
     train,
     uniform_points,
 )
+from touchstone.pinns.ring import RING
 
 SMALL = Recipe(steps=60, collocation=64, initial=32, boundary=16, first_rate=1e-2)
 

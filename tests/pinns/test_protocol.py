@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from tests.helpers import unchecked
-from touchstone.arena import Budget, Ring
+from touchstone.arena import Budget
 from touchstone.pinns.problems import SUITE, Problem, burgers, conv
 from touchstone.pinns.protocol import (
-    RING,
     Recipe,
     TrainingDiverged,
     default_network,
@@ -95,11 +94,6 @@ def test_edge_losses_against_their_definition():
     t = ((torch.arange(4) + 0.5) / 4).repeat(2)
     ends = torch.stack([t, torch.tensor([-1.0, 1.0]).repeat_interleave(4)], -1)
     assert torch.allclose(terms["boundary"], predictor(problem, network)(ends).square().mean((1, 2)), atol=1e-6)
-
-
-def test_the_ring_offers_three_problems():
-    assert isinstance(RING, Ring) and list(RING.problems) == ["conv10", "ac", "burgers"]
-    assert [make().name for make in RING.problems.values()] == ["conv(10)", "ac", "burgers"]
 
 
 def test_a_diverging_run_stops_at_once_and_keeps_the_last_finite_state():

@@ -1,4 +1,4 @@
-"""How a method of this part meets a problem: the solver's signature, the shared training loop, and the ring.
+"""How a method of this part meets a problem: the solver's signature and the shared training loop.
 
 Every method trains by the same lines, :func:`train`, and differs in which points it chooses, how it weights their
 residuals, or which network it trains. The default :class:`Recipe` is the head-to-head budget of this part.
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from touchstone.arena import Budget, Ring
+from touchstone.arena import Budget
 from touchstone.nn.networks import MLP, generators, uniform
-from touchstone.pinns.problems import Problem, ac, burgers, conv
+from touchstone.pinns.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -276,12 +276,3 @@ class Solver(Protocol):
     def __call__(self, problem: Problem, budget: Budget, seed: int) -> Solution:
         """Solve ``problem`` within ``budget`` (CPU seconds), everything random drawn from ``seed``."""
         ...
-
-
-RING = Ring(
-    part="pinns",
-    problems={"conv10": lambda: conv(10.0), "ac": ac, "burgers": burgers},
-    seeds=[0, 1],
-    budget_s=15.0,
-    score=lambda solution, problem: {"rel_l2": solution.rel_l2, "steps": solution.steps},
-)
