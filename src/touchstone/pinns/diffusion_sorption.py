@@ -85,13 +85,14 @@ def edge_rows(field: Float[Tensor, "*batch times places"]) -> Float[Tensor, "*ba
         field: values on a uniform grid that includes both ends of the column and the initial time.
 
     Returns:
-        the field at the first time, then at the later times the inlet's value and the outlet's
+        the field at the first time without the two ends, where initial and boundary values contradict each other and no
+        difference looks; then at the later times the inlet's value and the outlet's
         :math:`u + D\,\partial_x u` (one-sided difference).
     """
     places = field.shape[-1]
     later = field[..., 1:, :]
     outflow = later[..., -1] + DIFFUSION * (later[..., -1] - later[..., -2]) * (places - 1)
-    return torch.cat([field[..., 0, :], later[..., 0], outflow], -1)
+    return torch.cat([field[..., 0, 1:-1], later[..., 0], outflow], -1)
 
 
 def edge_values(
@@ -111,10 +112,9 @@ def edge_values(
         ValueError: if an initial concentration is not positive and finite.
     """
     _check(start)
-    column = start[:, None].double()
+    inside = start[:, None].double().expand(-1, places - 2)
     ones = torch.ones(len(start), times - 1, dtype=torch.float64)
-    targets = torch.cat([column.expand(-1, places), ones, torch.zeros_like(ones)], 1)
-    return targets, torch.cat([column.expand(-1, places), ones, ones], 1)
+    return torch.cat([inside, ones, torch.zeros_like(ones)], 1), torch.cat([inside, ones, ones], 1)
 
 
 def draw_starts(cases: int, seed: int) -> Float[Tensor, " cases"]:
@@ -195,7 +195,7 @@ def grid_solution(
 ) -> Float[Tensor, "cases times places"]:
     """The field on the grid that fulfils all discrete equations at once: what a method that minimises them can reach at best.
 
-    There are as many equations as grid values; Newton's method starts from the reference.
+    There are as many equations as grid values, the two ends at the first time aside; Newton's method starts from the reference.
 
     Args:
         start: initial concentration of every case, positive.
@@ -214,18 +214,19 @@ def grid_solution(
     unit = torch.eye(times * places, dtype=torch.float64).view(-1, times, places)
     operators = [csr_array(part.flatten(1).T.numpy()) for part in derivative_terms(unit).unbind(1)]
     edges = edge_rows(unit).T.numpy()
+    corners = csr_array(unit.view(len(unit), -1)[[0, places - 1]].numpy())  # in no equation: they stay as they are
     for case, field in enumerate(found):
         scaled = csr_array(edges / scales[case, :, None].numpy())
         for _ in range(4):
             terms = derivative_terms(field).flatten(-2).requires_grad_()
             residual = equation(terms)
             (slopes,) = torch.autograd.grad(residual.sum(), terms)
-            rows = [
-                scaled,
-                sum(diags_array(slope.numpy()) @ part for slope, part in zip(slopes, operators, strict=True)),
-            ]
-            misfit = torch.cat([(edge_rows(field) - targets[case]) / scales[case], residual.detach()])
-            field -= torch.as_tensor(spsolve(vstack(rows, format="csc"), misfit.numpy())).view_as(field)
+            bent = sum(diags_array(slope.numpy()) @ part for slope, part in zip(slopes, operators, strict=True))
+            misfit = (edge_rows(field) - targets[case]) / scales[case]
+            right = torch.cat([misfit, residual.detach(), torch.zeros(2, dtype=torch.float64)])
+            field -= torch.as_tensor(spsolve(vstack([scaled, bent, corners], format="csc"), right.numpy())).view_as(
+                field
+            )
     return found
 
 
