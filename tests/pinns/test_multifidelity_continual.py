@@ -163,7 +163,7 @@ def test_loss_has_values_first_and_weights_the_residual():
     jet = network(POINTS, (1,))
     values = torch.ones(2, 3, 1, dtype=torch.float64)
     expected = (jet.value[:, :3] - 1).square().mean((1, 2)) + 10 * (jet.d(0)[:, 3:] - 2).square().mean((1, 2))
-    loss = learn(network, lambda: network(POINTS, (1,)), values, lambda j: j.d(0) - 2, steps=1)
+    loss = learn(network, lambda: network(POINTS, (1,)), values, lambda j: j.d(0) - 2, steps=1, residual_weight=10.0)
     assert torch.allclose(loss, expected)
 
 
