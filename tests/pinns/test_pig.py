@@ -67,7 +67,9 @@ def test_both_ways_to_the_embedding_agree():
 
 def test_rotating_means_and_covariances_rotates_the_embedding():
     angle, embedding = 0.7, shaken(Gaussians(helm14(), [0], 12, width=0.4, full=True), 0.1)
-    rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+    rotation = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64
+    )
     points = 0.7 * numbers(1, 10, 2)
     before = embedding(points, (0, 0)).value
     with torch.no_grad():
