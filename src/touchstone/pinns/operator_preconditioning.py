@@ -210,8 +210,7 @@ class Descent:
 
     def _shrunk(self, steps: int | float) -> Tensor:
         factor = 1 - self.step * self.values
-        sign = torch.where((factor < 0) & (steps % 2 == 1), -1.0, 1.0)
-        return sign * factor.abs() ** steps
+        return (factor.sign() if steps % 2 == 1 else 1.0) * factor.abs() ** steps
 
     def steps_to(self, error: Callable[[Tensor], float], target: float, limit: int = 10**12) -> float:
         """The number of steps until an error is small enough, exact if the error falls steadily.
