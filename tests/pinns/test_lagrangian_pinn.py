@@ -239,17 +239,17 @@ def test_hard_start_is_exact_and_differentiable():
 def test_time_marching_hands_each_window_to_the_next(monkeypatch):
     seen = []
     monkeypatch.setattr(baselines, "train", lambda network, terms, seeds, *rest: seen.append((network, terms, rest)))
-    predict = baselines.march(convection(6.0, viscosity=0.4), [0, 1], 2, 100, 10)
+    predict = baselines.march(convection(6.0, viscosity=0.4), 1, 2, 100, 10)
     (first, _, spent), (second, terms, _) = seen
     assert spent == (50, 5)
     found = predict(torch.tensor([0.25, 0.75], dtype=torch.float64), PLACES)
     half = torch.tensor([0.5])
     assert np.abs(found[:, 0] - baselines.values_on_grid(first, half, PLACES)[:, 0]).max() < 1e-6
     assert np.abs(found[:, 1] - baselines.values_on_grid(second, half, PLACES)[:, 0]).max() < 1e-6
-    (_, residual), (_, start) = terms(second, points(2).float())
-    u = second(points(2).float(), (1, 2))
+    (_, residual), (_, start) = terms(second, points().float())
+    u = second(points().float(), (1, 2))
     assert torch.allclose(residual, u.d(0) + 3 * u.d(1) - 0.2 * u.d(1, 2), atol=1e-5)  # half the time: half of both
-    line = initial_line(128, 2)
+    line = initial_line(128, 1)
     end = first(torch.cat([torch.ones_like(line[..., :1]), line[..., 1:]], -1), (0, 0)).value
     assert torch.allclose(start, second(line, (0, 0)).value - end, atol=1e-6)
 

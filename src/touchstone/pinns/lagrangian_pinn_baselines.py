@@ -88,12 +88,12 @@ def values_on_grid(network: nn.Module, times: Tensor, places: Tensor) -> Float[n
         return network(grid, (0, 0)).value[..., 0].unflatten(1, (len(times), -1)).double().numpy()
 
 
-def march(problem: Transport, seeds: Sequence[int], windows: int, steps: int, polish: int) -> Predict:
+def march(problem: Transport, seed: int, windows: int, steps: int, polish: int) -> Predict:
     """Solve one window of time after the other; each is the same problem, slowed down to unit time, from the last one's end.
 
     Args:
-        problem: constant speed.
-        seeds: one network for each.
+        problem: the equation.
+        seed: of all networks.
         windows: number of windows, which share steps and iterations.
         steps: of Adam, in all.
         polish: of L-BFGS, in all.
@@ -106,8 +106,8 @@ def march(problem: Transport, seeds: Sequence[int], windows: int, steps: int, po
         slow = replace(
             problem, velocity=_scaled(problem.velocity, windows), viscosity=problem.viscosity / windows, start=start
         )
-        network = eulerian_network(seeds)
-        train(network, eulerian_misfits(slow), seeds, steps // windows, polish // windows)
+        network = eulerian_network([seed])
+        train(network, eulerian_misfits(slow), [seed], steps // windows, polish // windows)
         parts.append(network)
         start = _end_of(network)
 
@@ -127,7 +127,7 @@ def _scaled(velocity: Callable[[Tensor], Tensor], windows: int) -> Callable[[Ten
 
 
 def _end_of(network: MLP) -> Callable[[Tensor], Tensor]:
-    """A stack's values at time 1, as initial values of the stack or, from one seed's points, of that seed."""
+    """A network's values at time 1, as initial values."""
 
     def start(x: Tensor) -> Tensor:
         weight = network.weights[0]
