@@ -256,11 +256,11 @@ def solve_line(
                 acting = reaction(now)
                 (slope,) = torch.autograd.grad(acting.sum(), now)
             jacobian, target = second + slope[:, None] * lower, source - acting.detach() + slope * now.detach()
-        tau, v = log_precision.exp()
-        edge = lower[[0, -1]]
-        system = v * jacobian.mT @ jacobian + edge_weight * tau * edge.mT @ edge + torch.eye(n, dtype=torch.float64)
-        right = v * jacobian.mT @ target + edge_weight * tau * edge.mT @ ends
-        return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system))[:, 0]
+        # by QR: the normal equations lose their positive definiteness to rounding once the precisions are large
+        tau, v = (log_precision / 2).exp() * torch.tensor([math.sqrt(edge_weight), 1.0], dtype=torch.float64)
+        rows = torch.cat([v * jacobian, tau * lower[[0, -1]], torch.eye(n, dtype=torch.float64)])
+        right = torch.cat([v * target, tau * ends, torch.zeros(n, dtype=torch.float64)])
+        return torch.linalg.lstsq(rows, right[:, None], driver="gels").solution[:, 0]
 
     for step in range(steps):
         if watch is not None:
