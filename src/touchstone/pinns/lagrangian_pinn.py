@@ -9,7 +9,7 @@ carries, :math:`u(\xi,t)`:
 
 Two separate networks represent them. The displacement :math:`\delta` is periodic in :math:`\xi`, which :math:`x` itself is not.
 
-Source: Mojgani, Balajewicz and Hassanzadeh (2022), arXiv:2205.02902, section 3.
+Source: Mojgani, Balajewicz and Hassanzadeh (2022), arXiv:2205.02902, and the defaults of the authors' code.
 """
 
 import math
@@ -162,7 +162,7 @@ def misfits(
     line: int = 128,
     weights: tuple[float, float, float] = (100.0, 10.0, 1000.0),
 ) -> Misfits:
-    r"""The terms of the loss :math:`\gamma_x\lVert r_x\rVert+\gamma_u\lVert r_u\rVert+\gamma_0(\lVert u-u_0\rVert+\lVert\delta\rVert)` (section 3.3).
+    r"""The terms of the loss :math:`\gamma_x\lVert r_x\rVert+\gamma_u\lVert r_u\rVert+\gamma_0(\lVert u-u_0\rVert+\lVert\delta\rVert)`.
 
     The paper sums over a grid of :math:`N_x\times N_t` points, with factors 10, 1 and 1000. Divided by :math:`\sqrt{N_x}` that
     is :math:`\sqrt{N_t}` times a root mean square for the residuals and one root mean square on the initial line; the

@@ -8,7 +8,7 @@ random tangents the contraction is an unbiased estimate of an operator: :math:`d
 coordinate :math:`j` has mean :math:`\Delta u`, and :math:`\nabla^4u[v,v,v,v]/3` with normal :math:`v` has mean
 :math:`\Delta^2u`. The gradient with respect to the parameters is one reverse pass.
 
-Source: Shi, Hu, Lin and Kawaguchi (2024), arXiv:2412.00088, sections 3 and 4.
+Source: Shi, Hu, Lin and Kawaguchi (2024), arXiv:2412.00088, section 4.
 """
 
 import math
@@ -212,7 +212,7 @@ def dense_directions(
 def laplacian(
     network: MLP, points: Float[Tensor, "seeds points dims"], tangents: Tangents, vanish_on_sphere: bool = False
 ) -> tuple[Float[Tensor, "seeds points outputs"], Float[Tensor, "seeds points outputs"]]:
-    r"""The solution and an unbiased estimate of its Laplacian (equations 17 and 19).
+    r"""The solution and an unbiased estimate of its Laplacian.
 
     Args:
         network: a stack of multilayer perceptrons without an embedding.
@@ -235,7 +235,7 @@ def biharmonic(
     normals: Float[Tensor, "seeds 1 directions dims"],
     vanish_on_sphere: bool = False,
 ) -> Float[Tensor, "seeds directions points outputs"]:
-    r"""One unbiased estimate of :math:`\Delta^2u` for each normal vector, :math:`\tfrac13\nabla^4u[v,v,v,v]` (section 4.3)."""
+    r"""One unbiased estimate of :math:`\Delta^2u` for each normal vector, :math:`\tfrac13\nabla^4u[v,v,v,v]`."""
     return derivatives(network, points, normals, 4, vanish_on_sphere)[:, 4] / 3
 
 
