@@ -172,6 +172,22 @@ def test_stages_solve_an_equation_and_use_its_residue_only():
     assert reports[1].size == pytest.approx(reports[1].residue / (2 * math.pi * reports[1].frequency))
 
 
+def test_a_forcing_tunes_the_first_stage():
+    rate = 6 * math.pi  # u'' = -rate^2 sin(rate x), three cycles a unit of length
+    equation = Equation(
+        residual=lambda u, x: u[2] + rate**2 * torch.sin(rate * x),
+        order=2,
+        leading=1.0,
+        places=(-1.0, 1.0),
+        values=(0.0, 0.0),
+        exact=lambda x: torch.sin(rate * x),
+    )
+    answer, reports = solve(equation, 0, stages=1, adam=2, lbfgs=2, fewest=60)
+    assert abs(answer.stages[0][1].kappa / rate - 1) < 0.2
+    assert reports[0].size == pytest.approx(math.sqrt(0.5), rel=0.4)
+    assert solve(DECAY, 0, stages=1, adam=2, lbfgs=2, fewest=60)[0].stages[0][1].kappa is None
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

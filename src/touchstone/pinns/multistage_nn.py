@@ -285,6 +285,8 @@ def solve(
 ) -> tuple[Sum, list[Report]]:
     """Multi-stage solution of a differential equation; sizes and frequencies come from its residue alone.
 
+    The first stage is tuned too where zero leaves a residue, because a forcing shows its frequency before any training.
+
     Args:
         equation: what is solved.
         seed: draws the initial weights.
@@ -309,9 +311,9 @@ def solve(
         left = equation.residual(answer(dense, equation.order), dense)
         residue, frequency = rms(left), dominant_frequency(left, 2.0)
         size = amplitude(left, frequency, equation.leading, equation.order)
-        if residue == 0:  # an equation that zero solves says nothing about the size of its solution
-            residue = size = 1.0
-        kappa = 2 * math.pi * frequency if number else None
+        kappa = 2 * math.pi * frequency
+        if residue == 0:  # zero solves the equation, which then says nothing about the size of its solution
+            residue, size, kappa = 1.0, 1.0, None
         count = max(fewest * (number + 1), math.ceil(6 * math.pi * frequency * 2))
         x = torch.linspace(-1, 1, count, dtype=torch.float64)
         before, missing = answer(x, equation.order), (values - answer(places)[0]) / size
