@@ -31,7 +31,7 @@ from touchstone.pinns.problems import Problem
 from touchstone.pinns.protocol import Solution
 
 PERIOD = 2 * math.pi
-FLOOR, SHARPNESS = 0.05, 40.0  # of the compression of neighbouring particles
+FLOOR, SHARPNESS = 0.05, 200.0  # of the spacing of neighbouring particles: a sharp floor, as fronts come close to it
 
 
 @dataclass(frozen=True)
