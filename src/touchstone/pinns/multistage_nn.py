@@ -134,6 +134,29 @@ def dominant_frequency(values: Float[Tensor, " points"], length: float) -> float
     return max(crossings, 1) / (2 * length)
 
 
+def peak_frequency(values: Float[Tensor, " points"], length: float) -> float:
+    """Frequency of the highest peak of the spectrum, behind a Hann window; at least one half period.
+
+    Zero crossings count the fast ripple on a slow wave as if it were the wave; this does not.
+
+    Args:
+        values: evenly spaced samples, in order.
+        length: the length that the samples span.
+
+    Returns:
+        cycles per unit of length.
+
+    Raises:
+        ValueError: if ``values`` is empty, not a vector or not finite, or ``length`` is not positive.
+    """
+    shaped("values", values, ("points",))
+    finite(values=values)
+    if not length > 0:
+        raise ValueError(f"length is {length}: it must be positive")
+    window = torch.hann_window(len(values), periodic=False, dtype=values.dtype)
+    return max(int(torch.fft.rfft(window * values).abs().argmax()), 0.5) / length
+
+
 def amplitude(residue: Float[Tensor, " points"], frequency: float, leading: float, order: int) -> float:
     r"""Size of the error from the residue of the equation, :math:`\mathrm{rms}(r)/(|\beta|(2\pi f)^m)`.
 
@@ -309,7 +332,7 @@ def solve(
     places, values = (torch.tensor(known, dtype=torch.float64) for known in (equation.places, equation.values))
     for number in range(stages):
         left = equation.residual(answer(dense, equation.order), dense)
-        residue, frequency = rms(left), dominant_frequency(left, 2.0)
+        residue, frequency = rms(left), peak_frequency(left, 2.0)
         size = amplitude(left, frequency, equation.leading, equation.order)
         kappa = 2 * math.pi * frequency
         if residue == 0:  # zero solves the equation, which then says nothing about the size of its solution
