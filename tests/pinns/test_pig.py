@@ -181,7 +181,7 @@ def test_points_are_redrawn_between_calls_only():
 
 
 def test_solver_enters_the_ring_and_names_what_it_cannot_fill():
-    solution = solve(lorenz(0.1), Budget(0.2), 0)
+    solution = solve(lorenz(0.1), Budget(0.6), 0)
     assert solution.steps > 0 and np.isfinite(solution.rel_l2)
     assert solution.predict(0.1 * torch.rand(5, 1)).shape == (5, 3)
     with pytest.raises(ValueError, match="cannot fill more than 3"):

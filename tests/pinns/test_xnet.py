@@ -172,7 +172,7 @@ def test_classifiers_have_one_activation_each():
 
 
 def test_solver_enters_the_ring():
-    solution = solve(pois_hf(10), Budget(0.2), 0)
+    solution = solve(pois_hf(10), Budget(0.8), 0)
     assert solution.steps > 0 and math.isfinite(solution.rel_l2)
     assert solution.predict(torch.rand(5, 1)).shape == (5, 1)
 
