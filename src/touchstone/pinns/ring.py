@@ -9,6 +9,6 @@ RING = Ring(
     part="pinns",
     problems={name: SUITE[name] for name in PROBLEMS},
     seeds=[0, 1],
-    budget_s=15.0,
+    budget_s=10.0,
     score=lambda solution, problem: {"rel_l2": solution.rel_l2, "steps": solution.steps},
 )
