@@ -25,11 +25,18 @@ def test_everything_agrees(monkeypatch):
     assert cli.check_all(load_catalogue()) == []
 
 
-def test_no_registered_digest_has_ever_changed_or_gone():
-    now = registered(ROOT)
+def test_no_registered_digest_has_ever_changed_or_gone(monkeypatch):
+    """Every digest in the history is the registered one, or that of the present wording of a claim that shows its amendment."""
+    monkeypatch.delenv("TOUCHSTONE_ROOT", raising=False)
+    allowed = {key: {digest} for key, digest in registered(ROOT).items()}
+    for row in load_catalogue().built():
+        for claim in row.claims:
+            if claim.amended:
+                allowed[f"{row.part}/{row.id}/{claim.id}"].add(claim.model_copy(update={"amended": ()}).digest)
     for commit in git("log", "--format=%H", "--", "catalogue/registered.json").split():
         then = json.loads(git("show", f"{commit}:catalogue/registered.json"))
-        assert {key: now.get(key) for key in then} == then, commit
+        changed = [key for key, digest in then.items() if digest not in allowed.get(key, set())]
+        assert changed == [], commit
 
 
 def test_every_verdict_rests_on_enough_values(monkeypatch):
