@@ -1,7 +1,6 @@
 """The arena: budgets, entrants, cells that are whole, and cells that are stale."""
 
 import json
-import types
 
 import pytest
 
@@ -62,7 +61,34 @@ def test_cells_are_files_with_scores(toy_ring, root):
     path = run_cell("pinns", "adds", "hard", 1, root)
     assert path == cell_path(root, "pinns", "adds", "hard", 1) == root / "results/arena/pinns/adds--hard--1.json"
     cell = json.loads(path.read_text())
-    assert cell["scores"] == {"error": 1.0} and cell["error"] is None and cell["declined"] is None and cell["budget_s"] == 5.0 and cell["cpu_s"] < 5
+    assert (
+        cell["scores"] == {"error": 1.0}
+        and cell["error"] is None
+        and cell["declined"] is None
+        and cell["budget_s"] == 5.0
+        and cell["cpu_s"] < 5
+    )
+
+
+def test_a_problem_can_have_a_budget_of_its_own(root, monkeypatch):
+    given = []
+
+    def spends(problem, budget, seed):
+        given.append(budget.seconds)
+        return problem
+
+    tasks = {"one": lambda: 1.0, "one-long": lambda: 1.0}
+    the_ring = Ring("pinns", tasks, [0], 2.0, lambda solution, problem: {}, budgets={"one-long": 8.0})
+    monkeypatch.setattr(arena, "ring", lambda part: the_ring)
+    monkeypatch.setattr(arena, "entrants", lambda part: {"spends": spends})
+    run_cell("pinns", "spends", "one", 0, root)
+    path = run_cell("pinns", "spends", "one-long", 0, root)
+    assert given == [2.0, 8.0] and json.loads(path.read_text())["budget_s"] == 8.0
+    assert waiting_cells("pinns", root) == []
+    the_ring.budgets["one-long"] = 6.0  # a cell of another budget is no cell of this ring
+    assert waiting_cells("pinns", root) == [("spends", "one-long", 0)]
+    with pytest.raises(ValueError, match="budgets names two: not among the problems of ring 'pinns'"):
+        Ring("pinns", tasks, [0], 2.0, len, budgets={"two": 1.0})
 
 
 def test_a_contestant_that_breaks_counts_as_a_failure_and_is_not_hidden(toy_ring, root):
@@ -127,16 +153,14 @@ def test_every_cell_of_the_pinns_arena_is_there_and_fresh(monkeypatch):
     assert waiting_cells("pinns") == []
     frame = read_cells("pinns")
     assert frame.groupby(["method", "problem"]).size().min() >= 2
-    overspent = frame[frame["cpu_s"] > 1.2 * ring("pinns").budget_s]
+    overspent = frame[frame["cpu_s"] > 1.2 * frame["problem"].map(ring("pinns").budget)]
     assert overspent.empty, overspent
 
 
 def test_the_command_computes_cells_as_jobs(root, monkeypatch, capfd):
     """`touchstone arena` hands the waiting cells to Snakemake; the second call finds nothing to do."""
     calls = []
-    monkeypatch.setattr(
-        arena, "ring", lambda part: types.SimpleNamespace(problems={"p": conv}, seeds=[0, 1], budget_s=1.0)
-    )
+    monkeypatch.setattr(arena, "ring", lambda part: arena.Ring("pinns", {"p": conv}, [0, 1], 1.0, len))
     monkeypatch.setattr(arena, "entrants", lambda part: {"m": test_unknown_contestants_problems_and_parts})
     monkeypatch.setattr(cli, "_snakemake", lambda *arguments, **options: calls.append(arguments[1]) or 0)
     assert cli.main(["arena", "pinns"]) == 0
