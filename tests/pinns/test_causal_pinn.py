@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.helpers import unchecked
+from touchstone.nn import jets
 from touchstone.nn.networks import MLP, generators
 from touchstone.pinns.causal_pinn import (
     CausalWeighting,
@@ -17,7 +18,8 @@ from touchstone.pinns.causal_pinn import (
     solve,
 )
 from touchstone.pinns.problems import ac, lorenz
-from touchstone.pinns.protocol import Recipe, State, relative_error, train
+from touchstone.pinns.protocol import Recipe, State, default_network, predictor, relative_error, train
+from touchstone.pinns.ring import PROBLEMS
 
 
 def losses(slices=12, seeds=2):
@@ -29,6 +31,15 @@ def test_epsilon_zero_gives_the_plain_loss():
     weights = causal_weights(values, 0.0, 0.1)
     assert torch.equal(weights, torch.ones_like(weights))
     assert ((weights * values).mean() - values.mean()).abs() < 1e-12
+
+
+def test_training_with_epsilon_zero_is_plain_training():
+    problem, recipe = ac(), Recipe(steps=5, collocation=64, initial=16)
+    networks = [modified_network(problem, [0, 1], 8, 2) for _ in range(2)]
+    causal_pinn(problem, [0, 1], recipe, slices=16, network=networks[0], epsilons=(0.0,))
+    train(problem, networks[1], [0, 1], recipe, choose=jittered_slices(16))
+    for causal, plain in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(causal, plain)
 
 
 def test_weights_fall_from_one_and_follow_the_equation():
@@ -98,6 +109,22 @@ def test_periodic_network_agrees_at_both_ends():
     t = torch.linspace(0, 1, 7, dtype=torch.float64)
     left, right = (network(torch.stack([t, torch.full_like(t, x)], -1)[None], (1, 2)) for x in (-1.0, 1.0))
     assert (left.streams - right.streams).abs().max() < 1e-6
+    middle = network(torch.stack([t, torch.zeros_like(t)], -1)[None], (1, 2))
+    assert (middle.streams - left.streams).abs().amax(
+        (0, 2, 3)
+    ).min() > 1e-3  # value, u_t, u_x and u_xx vary in between
+
+
+@pytest.mark.parametrize("build", [default_network, modified_network])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_derivatives_equal_nested_differentiation_on_every_problem(name, build):
+    problem = PROBLEMS[name]()
+    network = build(problem, [0, 1], 6, 2).double()
+    points = problem.scale(torch.rand(2, 4, len(problem.low), generator=torch.Generator().manual_seed(0)).double())
+    found = problem.solution(network, points, problem.orders).streams
+    nested = jets.by_autograd(lambda p: problem.solution(network, p, (0,) * p.shape[-1]).value, points, problem.orders)
+    size = nested.streams.abs().amax((0, 2, 3), keepdim=True)
+    assert ((found - nested.streams).abs() <= 1e-5 * size).all() and size.min() > 0
 
 
 def test_initial_value_is_exact_for_an_ordinary_differential_equation():
@@ -121,6 +148,19 @@ def test_training_lowers_the_error_and_repeats_bit_for_bit():
         errors.append(relative_error(problem, state.network))
     assert np.array_equal(*errors) and (errors[0] < 0.8 * before).all()
     assert weighting.weights.shape == (2, 16)
+
+
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    problem, recipe = ac(), Recipe(steps=50, collocation=64, initial=16)
+    runs = [
+        causal_pinn(problem, seeds, recipe, slices=16, network=modified_network(problem, seeds, 8, 2))
+        for seeds in ([3, 5], [5])
+    ]
+    x = problem.scale(torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    many, one = (predictor(problem, state.network)(x)[-1] for state, _ in runs)
+    assert (many - one).norm() <= 1e-5 * one.norm() + 1e-6
+    many, one = (weighting.weights[-1] for _, weighting in runs)
+    assert torch.allclose(many, one, atol=1e-5) and one.min() < 0.99
 
 
 def test_a_network_that_breaks_down_is_named():

@@ -7,7 +7,7 @@ import torch
 from tests.helpers import unchecked
 from tests.pinns.test_samplers import start
 from touchstone.pinns.problems import conv
-from touchstone.pinns.protocol import Recipe, default_network, relative_error, train
+from touchstone.pinns.protocol import Recipe, default_network, predictor, relative_error, train
 from touchstone.pinns.r3_sampling import CausalR3, advance_gate, r3_points, retain_resample_release, time_gate
 
 
@@ -140,6 +140,20 @@ def test_training_is_deterministic_and_learns(causal):
     errors = run([0])
     assert np.array_equal(errors, run([0]))
     assert errors[0] < 0.9, errors
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_seed_in_a_stack_trains_as_it_does_alone(causal):
+    problem, answers, openings = conv(10.0), [], []
+    x = problem.scale(torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    for seeds in ([3, 5], [5]):
+        sampler, network = CausalR3(), default_network(problem, seeds, 8, 2)
+        choose, weigh = (sampler.choose, sampler.weigh) if causal else (r3_points, None)
+        train(problem, network, seeds, Recipe(steps=50, collocation=64, initial=16), choose=choose, weigh=weigh)
+        answers.append(predictor(problem, network)(x)[-1])
+        openings.append(sampler.opening[-1])
+    assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm() + 1e-6
+    assert abs(openings[0] - openings[1]) < 1e-6 and (openings[0] > -0.5) == causal
 
 
 GOOD = torch.rand(1, 4, 2, generator=torch.Generator().manual_seed(0))

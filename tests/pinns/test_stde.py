@@ -1,5 +1,6 @@
 """Stochastic Taylor derivative estimator: jets against nested differentiation, unbiasedness, and the exact cases."""
 
+import itertools
 import math
 
 import pytest
@@ -99,6 +100,16 @@ def test_all_coordinates_give_the_exact_laplacian():
     exact = baselines.hessian_trace(network, points)
     assert (estimate - exact).abs().max() < 1e-10
     assert torch.allclose(value, baselines.solution(network, points))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_estimates_from_all_subsets_of_coordinates_average_to_the_laplacian(count):
+    network, points, _ = setup()
+    subsets = [torch.tensor([subset, subset]) for subset in itertools.combinations(range(4), count)]
+    exact = baselines.hessian_trace(network, points)
+    estimates = torch.stack([laplacian(network, points, subset, True)[1] for subset in subsets])
+    assert (estimates.mean(0) - exact).abs().max() < 1e-10
+    assert (estimates[0] - exact).abs().max() > 1e-3
 
 
 def test_rademacher_is_exact_where_the_hessian_is_diagonal():
@@ -236,6 +247,37 @@ def test_training_learns_and_is_deterministic():
 
     assert run(150) < 0.4
     assert run(5) == run(5)
+
+
+def estimated(seeds):
+    """A stack in five dimensions, its two estimates of the residual, and its points."""
+    network, draws = MLP(5, 1, seeds, 8, 2), generators(seeds, stream=1)
+    return network, sampled_residuals(pois_hd(5), network, draws, 2), lambda: ball_points(draws, 16, 5)
+
+
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    x, answers = ball_points(generators([9]), 50, 5), []
+    for seeds in ([3, 5], [5]):
+        network, pair, choose = estimated(seeds)
+        train(network, pair, choose, steps=50)
+        answers.append(baselines.solution(network, x.expand(len(seeds), -1, -1))[-1])
+    assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm()
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_of_the_step_before():
+    network, pair, choose = estimated([0, 1])
+    seen = []
+
+    def residuals(points):
+        return [part * (torch.nan if len(seen) == 3 else 1) for part in pair(points)]
+
+    def watch(step):
+        seen.append([weight.detach().clone() for weight in network.parameters()])
+
+    with pytest.raises(FloatingPointError, match="NaN or infinite at step 3"):
+        train(network, residuals, choose, steps=10, watch=watch)
+    assert len(seen) == 3
+    assert all(torch.equal(weight, last) for weight, last in zip(network.parameters(), seen[-1], strict=True))
 
 
 def test_ring_entry_and_refusal():
