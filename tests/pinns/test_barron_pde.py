@@ -136,6 +136,11 @@ def test_barron_norm_stays_below_the_recursion_and_energy_falls_at_the_rate_of_t
     assert (gaps[1:] <= (1 - 1 / bound) * gaps[:-1] + 1e-9).all()
 
 
+def test_recursion_by_hand():
+    assert barron_recursion(2.0, 3.0, 0.5, 0.25) == 0.75 * 2 + 0.25 * (0.5 * 8 + 3)
+    assert barron_recursion(5.0, 3.0, 0.5, 1.0) == 0.5 * 125 + 3
+
+
 def test_plain_descent_is_unstable_where_the_preconditioned_one_is_not():
     forcing = polynomial(np.array([[1, 0], [8, 0]]), np.array([1.0, 1.0]))
     plain = [step.energy for step in islice(descend(forcing, 0.0, 0.5, preconditioned=False), 5)]

@@ -8,7 +8,7 @@ from touchstone.arena import Budget
 from touchstone.pinns.balancing import Adam, Surgery, descend, gradient, gram
 from touchstone.pinns.config import MomentumConFIG, WarmCosine, config_update, conflict_free, solve
 from touchstone.pinns.problems import heat, lorenz
-from touchstone.pinns.protocol import Recipe, default_network, train
+from touchstone.pinns.protocol import Recipe, default_network, predictor, train
 
 SMALL = Recipe(steps=12, collocation=32, initial=16, boundary=16, initial_weight=1.0)
 
@@ -154,6 +154,18 @@ def test_training_lowers_every_loss():
         descend(problem, network, [0, 1], Recipe(steps=100, collocation=64), rule)
         last = descend(problem, network, [0, 1], Recipe(steps=1, collocation=64), Surgery(conflict_free)).terms
         assert all((last[name] < first[name]).all() for name in ("residual", "initial"))
+
+
+@pytest.mark.parametrize("make", [lambda: Surgery(conflict_free), MomentumConFIG])
+def test_a_seed_in_a_stack_trains_as_it_does_alone(make):
+    problem, answers = heat(), []
+    recipe = Recipe(steps=50, collocation=32, initial=16, boundary=16, initial_weight=1.0)
+    x = problem.scale(torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    for seeds in ([3, 5], [5]):
+        network = default_network(problem, seeds, 8, 2)
+        descend(problem, network, seeds, recipe, make())
+        answers.append(predictor(problem, network)(x)[-1])
+    assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm() + 1e-6
 
 
 def test_a_problem_with_one_loss_is_solved_with_adam():

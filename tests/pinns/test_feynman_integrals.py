@@ -146,6 +146,14 @@ def test_a_replica_in_a_stack_is_the_replica_alone():
     assert (alone.spread == 0).all()
 
 
+def test_fifty_steps_of_a_replica_do_not_depend_on_the_stack():
+    known, x = BUBBLE_ABOVE.exact(np.array(BUBBLE_ABOVE.places)), np.array([4.5, 7.0, 12.0])
+    many, one = (
+        estimate(train(BUBBLE_ABOVE, known, seeds, steps=50, batch=16), x).replicas[-1] for seeds in ([0, 4], [4])
+    )
+    assert np.linalg.norm(many - one) <= 1e-5 * np.linalg.norm(one)
+
+
 POWER = Family(
     name="power",
     masters=1,
@@ -167,6 +175,12 @@ def test_equations_and_one_value_give_the_integral_and_one_value_alone_does_not(
         for e in (True, False)
     ]
     assert off[0] < 0.1 < 0.2 < off[1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    broken = replace(POWER, matrices=lambda x: POWER.matrices(x) * torch.nan)
+    with pytest.raises(FloatingPointError, match="NaN or infinite by step 1: lower"):
+        train(broken, POWER.exact(np.array(POWER.places)), [0], steps=10, batch=4)
 
 
 def test_complex_values_train_one_network_a_part():

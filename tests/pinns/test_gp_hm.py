@@ -184,6 +184,19 @@ def test_kronecker_objective_equals_dense_computation():
     assert abs(float(shifted - dense)) < 1e-8 * abs(float(dense))
 
 
+def test_log_determinant_and_quadratic_form_equal_dense_computation():
+    grids, kernels, whitened, *_ = plane()
+    one, two = (factors(k, g)[0] for k, g in zip(kernels, grids, strict=True))
+    pairs = [k((g[:, None] - g).abs())[0] for k, g in zip(kernels, grids, strict=True)]
+    covariance = torch.kron(*(k + JITTER * torch.eye(len(k), dtype=torch.float64) for k in pairs))
+    values = (one @ whitened @ two.T).reshape(-1)
+    expected = (torch.linalg.slogdet(covariance).logabsdet + values @ torch.linalg.solve(covariance, values)) / 2
+    # precisions of e^-90 switch the misfits off and leave their logarithms, 44 edge values counted 200 times and 120 equations
+    silent, nothing = torch.full((2,), -90.0, dtype=torch.float64), torch.zeros(12, 10, dtype=torch.float64)
+    prior = plane_objective(whitened, grids, kernels, nothing, nothing, silent) - 45 * (200 * 44 + 120)
+    assert (prior - expected).abs() < 1e-8 * (1 + expected.abs())
+
+
 def test_kronecker_prediction_equals_dense_computation():
     grids, kernels, *_ = plane()
     exact = lambda x, y: torch.sin(3 * x)[:, None] * torch.cos(y)  # noqa: E731
@@ -218,6 +231,8 @@ def test_baselines():
     for scale, most in ((None, 1.1), (2.0, 0.1)):
         errors = network_errors(easy, [0, 1], scale, steps=250, points=32)
         assert errors.shape == (2,) and (errors < most).all() and errors[0] != errors[1]
+    together, alone = (network_errors(easy, seeds, 2.0, steps=50, points=32)[-1] for seeds in ([0, 4], [4]))
+    assert abs(together - alone) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,37 @@ def test_training_learns_and_is_deterministic():
     assert error(3) == error(3)
 
 
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    # in float64: the norms, which are not squared, and their weights of 1000 magnify rounding tenfold beyond 1e-5 in float32
+    problem, place, answers = convection(3.0, viscosity=0.05), points()[:, :40], []
+    for seeds in ([3, 5], [5]):
+        network = LagrangianNetwork(seeds, 3.0, width=8, carried_depth=2, moved_depth=1).double()
+        train(
+            network, misfits(problem), seeds, 50, 0, count=6, choose=lambda draws, count: labels(draws, count).double()
+        )
+        answers.append([jet.value[-1] for jet in network(place.expand(len(seeds), -1, -1))])
+    for many, one in zip(*answers, strict=True):
+        assert (many - one).norm() <= 1e-5 * one.norm() + 1e-6
+
+
+def test_a_loss_that_is_not_finite_takes_no_step():
+    network, terms, seen = (
+        LagrangianNetwork([0, 1], 2.0, width=6, carried_depth=1, moved_depth=1),
+        misfits(convection(2.0)),
+        [],
+    )
+
+    def spoilt(network, place):
+        seen.append([weight.detach().clone() for weight in network.parameters()])
+        for weight, values in terms(network, place):
+            yield weight, values * (torch.nan if len(seen) == 4 else 1)
+
+    with pytest.raises(FloatingPointError, match="NaN or infinite at step 3"):
+        train(network, spoilt, [0, 1], 10, 0, count=4)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), seen[3], strict=True))
+    assert not torch.equal(seen[2][0], seen[3][0])
+
+
 def test_polish_never_raises_the_loss():
     network, terms = LagrangianNetwork([0, 1], 2.0, width=8, carried_depth=1, moved_depth=1), misfits(convection(2.0))
     place = labels([torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)], 6).double()

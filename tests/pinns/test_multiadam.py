@@ -8,7 +8,7 @@ from touchstone.arena import Budget
 from touchstone.pinns.balancing import descend, gradient
 from touchstone.pinns.multiadam import MultiAdam, solve
 from touchstone.pinns.problems import heat, lorenz, pois2d
-from touchstone.pinns.protocol import Recipe, default_network, train
+from touchstone.pinns.protocol import Recipe, TrainingDiverged, default_network, predictor, train
 
 SMALL = Recipe(steps=20, collocation=32, initial=16, boundary=16, initial_weight=1.0)
 
@@ -113,6 +113,34 @@ def test_initial_and_boundary_losses_share_a_group():
     )
     assert calls == [{"residual", "initial", "boundary"}]
     assert rule.first.shape[:2] == (2, 1)
+
+
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    problem, answers = heat(), []
+    recipe = Recipe(steps=50, collocation=32, initial=16, boundary=16, initial_weight=1.0)
+    x = problem.scale(torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    for seeds in ([3, 5], [5]):
+        network = default_network(problem, seeds, 8, 2)
+        descend(problem, network, seeds, recipe, MultiAdam())
+        answers.append(predictor(problem, network)(x)[-1])
+    assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm() + 1e-6
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_finite_weights():
+    sound, problem, seen = heat(), heat(), []
+    network = default_network(problem, [0, 7], 8, 2)
+
+    def equation(u, points):
+        return sound.equation(u, points) * torch.tensor([1.0, torch.nan if len(seen) == 3 else 1.0]).view(2, 1, 1)
+
+    object.__setattr__(problem, "equation", equation)
+
+    def watch(state):
+        seen.append([weight.detach().clone() for weight in network.parameters()])
+
+    with pytest.raises(TrainingDiverged, match=r"step 3 .*seeds \[7\]"):
+        descend(problem, network, [0, 7], SMALL, MultiAdam(), watch=watch)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), seen[2], strict=True))
 
 
 def test_a_problem_with_one_loss_is_solved_with_adam():

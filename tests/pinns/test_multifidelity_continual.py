@@ -175,6 +175,21 @@ def test_a_seed_in_a_stack_is_that_seed_alone():
     assert torch.allclose(both(points, (0,)).value[1], alone(points[1:], (0,)).value[0], atol=1e-6)
 
 
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    answers = []
+    for seeds in ([3, 4], [4]):
+        model = Multifidelity(1, 1, seeds, 8, 2)
+        model.grow()
+        points = POINTS[-len(seeds) :].float()
+        frozen = model.frozen(points, (0,))
+        learn(
+            model, lambda m=model, f=frozen: m.learner(*f), torch.sin(5 * points), None, 50,
+            shrink=lambda m=model: 1e-4 * m.penalty(),
+        )  # fmt: skip
+        answers.append(model(points, (0,)).value[-1])
+    assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm() + 1e-6
+
+
 @pytest.mark.parametrize("name", ["pendulum", "reaction"])
 def test_the_laws_fulfil_their_equations(name):
     task, h = TESTBEDS[name], 1e-2

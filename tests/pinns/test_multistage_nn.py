@@ -115,6 +115,25 @@ def test_normalised_residue_has_unit_size():
     assert abs(rms(residue / rms(residue)) - 1) < 1e-12
 
 
+@pytest.mark.parametrize("size", [3e-9, 1.0, 40.0])
+def test_every_stage_is_given_a_target_of_size_one(size, monkeypatch):
+    import touchstone.pinns.multistage_nn as module
+
+    class Silent(Stage):
+        def forward(self, x, order=0):
+            return 0 * super().forward(x, order)
+
+    # the size of a constant is the same on every grid; stages that stay silent leave it all to the next one
+    monkeypatch.setattr(module, "Stage", Silent)
+    _, reports = fit(lambda x: torch.full_like(x, -size), 0, stages=3, adam=1, lbfgs=0, fewest=20, most=60)
+    for report in reports:
+        assert abs(report.losses[0] - 1) < 1e-12 and abs(report.size / size - 1) < 1e-12
+    _, reports = fit(
+        lambda x: torch.full_like(x, -size), 0, stages=1, adam=1, lbfgs=0, fewest=20, most=60, normalised=False
+    )
+    assert abs(reports[0].losses[0] / size**2 - 1) < 1e-12
+
+
 def test_a_stage_with_zero_output_changes_nothing():
     answer = Sum()
     answer.stages.append((0.7, Stage(0)))

@@ -13,7 +13,8 @@ from touchstone.nn import jets
 from touchstone.nn.jets import Jet
 from touchstone.pinns.plain import adam_lbfgs_pinn
 from touchstone.pinns.problems import heat, pois2d, pois_hd, pois_hf
-from touchstone.pinns.protocol import Recipe, relative_error
+from touchstone.pinns.protocol import Recipe, predictor, relative_error, train
+from touchstone.pinns.ring import PROBLEMS
 from touchstone.pinns.xnet import FLOOR, CauchyUnits, XNet, cauchy_derivatives, cauchy_sum, solve
 from touchstone.pinns.xnet_baselines import (
     MODELS,
@@ -101,6 +102,27 @@ def test_network_is_the_sum_of_its_units_with_all_derivatives():
     jet, expected = network(points, (1, 2)), jets.by_autograd(by_hand, points, (1, 2))
     assert (jet.streams - expected.streams).abs().max() < 1e-10
     assert count(XNet(2, 1, [0, 1], units=100)) == 600
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_derivatives_equal_nested_differentiation_on_every_problem(name):
+    problem = PROBLEMS[name]()
+    network = XNet(problem.inputs, problem.outputs, [0, 1], 6, problem.embed).double()
+    points = problem.scale(torch.rand(2, 4, len(problem.low), generator=torch.Generator().manual_seed(0)).double())
+    found = problem.solution(network, points, problem.orders).streams
+    nested = jets.by_autograd(lambda p: problem.solution(network, p, (0,) * p.shape[-1]).value, points, problem.orders)
+    size = nested.streams.abs().amax((0, 2, 3), keepdim=True)
+    assert ((found - nested.streams).abs() <= 1e-5 * size).all() and size.min() > 0
+
+
+def test_a_seed_in_a_stack_trains_as_it_does_alone():
+    problem, answers = heat(), []
+    x = problem.scale(torch.rand(50, 2, generator=torch.Generator().manual_seed(0)))
+    for seeds in ([3, 5], [5]):
+        network = XNet(2, 1, seeds, 10, problem.embed)
+        train(problem, network, seeds, Recipe(steps=50, collocation=32, initial=16, boundary=16))
+        answers.append(predictor(problem, network)(x)[-1])
+    assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm() + 1e-6
 
 
 def test_poles_start_at_distance_one_and_stay_above_the_floor():
