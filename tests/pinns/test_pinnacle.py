@@ -131,9 +131,9 @@ def test_candidates_without_misfit_are_never_chosen(spread):
 def test_sampling_follows_the_squared_length_and_spreading_avoids_neighbours():
     rows = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-2.0, 0.0]], dtype=torch.float64)
     draw = torch.Generator().manual_seed(0)
-    first = torch.stack([ranking(rows, 2, False, draw)[0] for _ in range(4000)])
-    share = first.bincount(minlength=3) / 4000
-    assert (share - torch.tensor([1, 4, 4]) / 9).abs().max() < 0.03
+    first = torch.stack([ranking(rows, 2, False, draw)[0] for _ in range(2000)])
+    share = first.bincount(minlength=3) / 2000
+    assert (share - torch.tensor([1, 4, 4]) / 9).abs().max() < 0.05
     crowd = torch.cat([torch.full((50, 1), 3.0), torch.full((1, 1), -3.0)]).double() + 1e-3 * numbers(51, 1)
     assert all(50 in ranking(crowd, 2, True, draw) for _ in range(20))
     assert sum(50 in ranking(crowd, 2, False, draw).tolist() for _ in range(20)) < 5
@@ -156,10 +156,10 @@ def test_bookkeeping_of_kinds_budget_and_measurements():
             old_set, new_set = ({tuple(z) for z in p.places[seed][p.kinds[seed] == 2].tolist()} for p in (old, new))
             assert old_set <= new_set
             olds, news = (
-                set(zip(p.kinds[seed].tolist(), map(tuple, p.places[seed].tolist()), strict=True)) for p in (old, new)
+                list(zip(p.kinds[seed].tolist(), map(tuple, p.places[seed].tolist()), strict=True)) for p in (old, new)
             )
-            fresh = 12 + new.count(2)[seed] - old.count(2)[seed]
-            assert len(olds & news) >= new.kinds.shape[1] - fresh  # the others are old ones
+            fresh = 12 + int(new.count(2)[seed] - old.count(2)[seed])
+            assert set(news[fresh:]) <= set(olds) and not set(news[:fresh]) <= set(olds)
     last = kept[-1]
     measured = last.kinds == 2
     assert torch.allclose(last.readings[measured], torch.cos(3 * last.places[..., 1])[measured])
@@ -264,14 +264,14 @@ def test_training_repeats_bit_for_bit_and_lowers_the_error(choose):
         problem = conv(1.0)
         network = default_network(problem, [0], 16, 1)
         before = relative_error(problem, network)[0]
-        run = train(problem, network, [0], choose, Recipe(steps=60, first_rate=1e-2, last_rate=5e-3), every=20)
+        run = train(problem, network, [0], choose, Recipe(steps=40, first_rate=1e-2, last_rate=5e-3), every=20)
         errors.append(relative_error(problem, network)[0])
-    assert run.step == 60 and run.selection_s > 0
+    assert run.step == 40 and run.selection_s > 0
     assert errors[0] == errors[1] < 0.9 * before
 
 
 def test_solver_enters_the_ring_and_declines_what_it_cannot_do():
-    solution = solve(conv(1.0), Budget(0.8), 0)
+    solution = solve(conv(1.0), Budget(0.5), 0)
     assert solution.steps > 0 and np.isfinite(solution.rel_l2)
     for problem in (lorenz(0.1), wave()):
         with pytest.raises(ValueError, match=problem.name.split("(")[0]):
