@@ -52,6 +52,14 @@ def test_algebra_agrees_with_values():
     assert np.abs(u(GRID)).max() <= u.wiener <= u.barron
 
 
+def test_norms_and_preconditioner_by_hand():
+    u = polynomial(np.array([[3, 4], [0, 0], [0, -1]]), np.array([2.0, -5.0, 3j]))
+    assert abs(u.wiener - 10) < 1e-12  # the moduli; cos(wx) has two frequencies of amplitude one half
+    assert abs(u.barron - ((1 + 5) * 2 + 5 + (1 + 1) * 3)) < 1e-12
+    assert abs(u.smoothed().wiener - (2 / 26 + 5 + 3 / 2)) < 1e-12
+    assert abs(inner(u, u) - (4 / 2 + 25 + 9 / 2)) < 1e-12
+
+
 def test_barron_algebra_on_100_draws():
     for seed in range(100):
         dims = 1 + seed % 5

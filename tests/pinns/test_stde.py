@@ -264,6 +264,20 @@ def test_a_seed_in_a_stack_trains_as_it_does_alone():
     assert (answers[0] - answers[1]).norm() <= 1e-5 * answers[1].norm()
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_training_multiplies_the_two_draws(silent):
+    network, pair, choose = estimated([0, 1])
+    before = [weight.detach().clone() for weight in network.parameters()]
+
+    def residuals(points):
+        return [part * (number != silent) for number, part in enumerate(pair(points))]
+
+    train(
+        network, residuals, choose, steps=3
+    )  # the square of either draw would move the weights, their product is zero
+    assert all(torch.equal(weight, start) for weight, start in zip(network.parameters(), before, strict=True))
+
+
 def test_a_loss_that_is_not_finite_leaves_the_weights_of_the_step_before():
     network, pair, choose = estimated([0, 1])
     seen = []
