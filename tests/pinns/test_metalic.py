@@ -91,15 +91,10 @@ def test_network_carries_the_derivatives_of_its_own_values(make):
 
 @pytest.mark.parametrize("make", FAMILIES)
 def test_residual_slopes_are_the_gradient_of_the_residual(make):
-    family = make()
+    family, step = make(), 1e-5
     beta, points = torch.tensor(BETA[family.name], dtype=torch.float64).view(1, 1, 1), 0.3 + 0.1 * numbers(1, 6, 2)
-    points.requires_grad_()
-    jet = jets.by_autograd(wavy, points, (2, 2))  # starts its own graph: differentiate by differences instead
-    step, slopes = 1e-5, family.slopes(jet_of(wavy, points), points, beta)
-    assert jet.orders == (2, 2)
-    for axis, slope in enumerate(slopes):
-        shift = torch.zeros(2, dtype=torch.float64)
-        shift[axis] = step
+    for axis, slope in enumerate(family.slopes(jet_of(wavy, points), points, beta)):
+        shift = step * torch.eye(2, dtype=torch.float64)[axis]
         ends = [family.residual(jets.by_autograd(wavy, p, (2, 2)), p, beta) for p in (points + shift, points - shift)]
         assert ((ends[0] - ends[1]) / (2 * step) - slope).abs().max() < 1e-6
 
@@ -156,6 +151,26 @@ def test_conditions_are_what_their_names_say():
             assert losses[name] == pytest.approx(expected.get(name, 0.0), abs=1e-10), name
     constant = interface_losses(zero, jet_of(shapes["constant"][0], points), points, beta, family)[0, 2]
     assert constant == pytest.approx(2 * source.square().mean().item())
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_loss_weighs_edges_twentyfold_and_conditions_fivefold(make):
+    family = make()
+    plays = in_double(family, Plays(family, [BETA[family.name]] * 2, [0, 1], points=20, edge=8, interface=6))
+    arms = ARMS[[37, 500]]
+    known, joined = plays.losses()
+    expected = known + 5 * (torch.as_tensor(arms) * joined).sum(1)
+    assert torch.allclose(plays.objective(arms)(), expected)
+    by_side = torch.zeros(2, dtype=torch.float64)
+    for net in range(4):  # two networks of each of two plays, one after the other
+        number, beta = net % 2, plays.beta[:1]
+        points = plays.inside[net : net + 1]
+        u = jets.by_autograd(lambda p: plays.network(p.expand(4, -1, -1), (0, 0)).value[net : net + 1], points, (2, 2))  # noqa: B023
+        gap = plays.network(plays.edge[net : net + 1].expand(4, -1, -1), (0, 0)).value[net] - family.edge_value(
+            plays.edge[net], beta
+        )
+        by_side[number] += 20 * gap.square().mean() + family.residual(u, points, beta).square().mean()
+    assert torch.allclose(known, by_side.to(known), rtol=1e-6)
 
 
 def test_without_conditions_the_networks_are_decoupled():
