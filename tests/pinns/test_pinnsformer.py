@@ -188,6 +188,24 @@ def test_loss_of_the_exact_solution_vanishes(problem, solution):
     assert all(term.min() > 1e-4 for term in off.values())
 
 
+@pytest.mark.parametrize("kind", ["published", "consistent"])
+@pytest.mark.parametrize("activation", [Wavelet, Tanh])
+def test_gradient_of_the_loss_equals_finite_differences(kind, activation):
+    network = PINNsFormer(1, [0], length=2, step=0.1, kind=kind, width=4, hidden=4, reach=4, activation=activation)
+    network, problem = shaken(network), wave()
+    total = lambda: sum(sequential_loss(problem, network, 3).values()).sum()  # noqa: E731
+    weights = list(network.parameters())
+    slopes = torch.autograd.grad(total(), weights)
+    directions = [numbers(*weight.shape, seed=number) for number, weight in enumerate(weights)]
+    values = []
+    for move in (1e-6, -2e-6):
+        for weight, direction in zip(weights, directions, strict=True):
+            weight.data += move * direction
+        values.append(total().item())
+    expected = sum((slope * direction).sum().item() for slope, direction in zip(slopes, directions, strict=True))
+    assert abs((values[0] - values[1]) / 2e-6 - expected) < 1e-5 * abs(expected)
+
+
 def test_initial_values_bind_the_first_member_only():
     problem = conv(1.0)
     kinked = Exact(lambda p: torch.where(p[..., :1] < 1e-3, torch.sin(p[..., 1:]), torch.ones_like(p[..., 1:])))
