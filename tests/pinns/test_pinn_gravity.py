@@ -152,10 +152,9 @@ def test_a_seed_in_a_stack_trains_as_alone_and_training_helps():
 def test_fifty_steps_of_a_seed_do_not_depend_on_the_stack():
     pulls = []
     for seeds in ([0, 1], [1]):
-        model = GravityModel(GatedNetwork(bounded_features, 5, 1, seeds), BODY.c20).double()
-        places, measured = (part.double() for part in samples(BODY, seeds, 200))
-        fit(model, places, measured, seeds, 50, batch=64)
-        pulls.append(model(POINTS.expand(len(seeds), -1, -1))[-1])
+        model = GravityModel(GatedNetwork(bounded_features, 5, 1, seeds), BODY.c20)
+        fit(model, *samples(BODY, seeds, 200), seeds, 50, batch=64)
+        pulls.append(model(POINTS.float().expand(len(seeds), -1, -1))[-1])
     assert (pulls[0] - pulls[1]).norm() <= 1e-5 * pulls[1].norm()
 
 
