@@ -32,7 +32,7 @@ from touchstone.pinns.pinnacle_baselines import (
     kdv_inverse,
 )
 from touchstone.pinns.problems import burgers, conv, kdv, lorenz, wave
-from touchstone.pinns.protocol import Recipe, default_network, relative_error
+from touchstone.pinns.protocol import Recipe, TrainingDiverged, default_network, relative_error
 
 SMALL = Pinnacle(total=30, fresh=12, inside=40, edge=12, further=5)
 
@@ -268,6 +268,30 @@ def test_training_repeats_bit_for_bit_and_lowers_the_error(choose):
         errors.append(relative_error(problem, network)[0])
     assert run.step == 40 and run.selection_s > 0
     assert errors[0] == errors[1] < 0.9 * before
+
+
+@pytest.mark.parametrize(
+    "choose", [SMALL, Pinnacle(total=30, fresh=12, spread=False), FixedShares(total=30, way="RAD")]
+)
+def test_a_seed_in_a_stack_chooses_and_trains_as_it_does_alone(choose):
+    problem = burgers()
+    networks = [default_network(problem, seeds, 8, 2) for seeds in ([0, 1], [1])]
+    stack, alone = (
+        train(problem, network, seeds, choose, Recipe(steps=4), every=2)
+        for network, seeds in zip(networks, ([0, 1], [1]), strict=True)
+    )
+    assert torch.equal(stack.points.kinds[1], alone.points.kinds[0])
+    assert torch.allclose(stack.points.places[1], alone.points.places[0])
+    for together, single in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.allclose(together[1], single[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(every):
+    problem = conv(1.0)
+    network, recipe = default_network(problem, [0, 1], 8, 2), Recipe(steps=9, first_rate=1e30, last_rate=1e30)
+    with pytest.raises(TrainingDiverged, match=r"step 1 \(networks \[0, 1\] of the stack\)"):
+        train(problem, network, [0, 1], SMALL, recipe, every=every)
 
 
 def test_solver_enters_the_ring_and_declines_what_it_cannot_do():

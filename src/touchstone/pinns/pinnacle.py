@@ -323,8 +323,9 @@ class Pinnacle:
         """Numbers of the chosen candidates of one seed."""
         free = (kinds != measured).nonzero()[:, 0]
         order = free[ranking(rows[free], min(3 * self.fresh, len(free)), self.spread, draw)].tolist()
-        first = {int(kinds[number]): number for number in reversed(order)}  # each kind's best, so that none dies out
-        picked = list(dict.fromkeys([*first.values(), *order]))[: self.fresh]
+        length = torch.stack([rows.square().sum(1).masked_fill(kinds != kind, 0.0) for kind in range(measured)])
+        best = [int(number) for number, most in zip(length.argmax(1), length.amax(1), strict=True) if most > 0]
+        picked = list(dict.fromkeys([*best, *order]))[: self.fresh]  # the best of each kind, so that none dies out
         if quota:
             sites = (kinds == measured).nonzero()[:, 0]
             picked += sites[ranking(rows[sites], quota, self.spread, draw)].tolist()
@@ -376,16 +377,28 @@ def train(
         run.progress = progress
         optimiser.param_groups[0]["lr"] = recipe.rate(progress)
         if run.step % every == 0:
+            if run.points is not None:
+                with torch.no_grad():  # no kernel can be made of a network that has just left the finite numbers
+                    _finite_loss(run, misfit(problem, network, run.points).square())
             start = time.process_time()
             run.points = choose(run)
             run.selection_s += time.process_time() - start
             if watch is not None:
                 watch(run)
-        loss = run.descend(run.points)
-        if not torch.isfinite(loss).all():
-            raise TrainingDiverged(f"loss is NaN or infinite at step {run.step}: lower the learning rate", run)
+        _finite_loss(run, run.descend(run.points))
         run.step += 1
     return run
+
+
+def _finite_loss(run: Run, loss: Tensor) -> None:
+    """Stop a run whose loss is no longer a number."""
+    broken = [
+        seed for seed, finite_here in enumerate(torch.isfinite(loss).view(len(loss), -1).all(1)) if not finite_here
+    ]
+    if broken:
+        raise TrainingDiverged(
+            f"loss is NaN or infinite at step {run.step} (networks {broken} of the stack): lower the learning rate", run
+        )
 
 
 @entrant("pinns", "pinnacle")
