@@ -83,8 +83,8 @@ def test_points_are_stratified_sorted_and_jittered():
     assert not torch.equal(first, second)
 
 
-def weighting_after(residual, progress, weighting):
-    problem = lorenz(1.0)
+def weighting_after(residual, progress, weighting, horizon=1.0):
+    problem = lorenz(horizon)
     state = State(problem, torch.nn.Identity(), Recipe(), [], progress=progress, residual=residual)
     return weighting(state)
 
@@ -101,6 +101,13 @@ def test_schedule_moves_each_seed_when_solved_or_when_time_is_up():
     assert weighting.level.tolist() == [2, 1]
     weighting_after(residual, 0.4, weighting)
     assert weighting.level.tolist() == [2, 1] and weighting.certified.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("horizon", [0.5, 2.0])
+def test_slices_are_as_long_as_the_horizon_makes_them(horizon):
+    weighting = CausalWeighting(4, epsilons=(1.0,))
+    weights = weighting_after(torch.ones(1, 8, 3), 0.0, weighting, horizon)  # each slice has a mean square of 3
+    assert torch.allclose(weights[0, ::2], torch.exp(-3 * horizon * torch.arange(4.0) / 4))
 
 
 def test_periodic_network_agrees_at_both_ends():

@@ -167,6 +167,17 @@ def test_loss_has_values_first_and_weights_the_residual():
     assert torch.allclose(loss, expected)
 
 
+def test_loss_adds_the_penalty_and_training_feels_it():
+    model, values = chain(1, outputs=1), torch.ones(2, 20, 1, dtype=torch.float64)
+    inputs = model.frozen(POINTS, (0,))
+    expected = (model.learner(*inputs).value - 1).square().mean((1, 2)) + 0.3 * model.penalty()
+    before = model.penalty().detach()
+    loss = learn(model, lambda: model.learner(*inputs), values, None, 1, shrink=lambda: 0.3 * model.penalty())
+    assert torch.allclose(loss, expected)
+    learn(model, lambda: model.learner(*inputs), values, None, 30, shrink=lambda: 100 * model.penalty())
+    assert (model.penalty() < 0.8 * before).all()
+
+
 def test_a_seed_in_a_stack_is_that_seed_alone():
     both, alone = Multifidelity(1, 1, [3, 4], 8, 2), Multifidelity(1, 1, [4], 8, 2)
     for model in (both, alone):

@@ -115,6 +115,19 @@ def test_normalised_residue_has_unit_size():
     assert abs(rms(residue / rms(residue)) - 1) < 1e-12
 
 
+@pytest.mark.parametrize("frequency", [10.0, 40.0])
+def test_points_are_dense_enough_for_the_frequency(frequency):
+    def wave(x):
+        return torch.sin(2 * math.pi * frequency * x + 0.3)
+
+    (report,) = fit(wave, 0, stages=1, adam=1, lbfgs=0, fewest=20)[1]
+    assert report.points > 3 * math.pi * 2.1 * frequency  # at least 3 pi a period on [-1.05, 1.05]
+    forced = Equation(lambda u, x: u[1] - wave(x), 1, 1.0, (-1.0,), (0.0,), torch.zeros_like)
+    (report,) = solve(forced, 0, stages=1, adam=1, lbfgs=0, fewest=20)[1]
+    assert report.points > 3 * math.pi * 2 * frequency
+    assert fit(wave, 0, stages=1, adam=1, lbfgs=0, fewest=20, most=50)[1][0].points == 50
+
+
 @pytest.mark.parametrize("size", [3e-9, 1.0, 40.0])
 def test_every_stage_is_given_a_target_of_size_one(size, monkeypatch):
     import touchstone.pinns.multistage_nn as module
