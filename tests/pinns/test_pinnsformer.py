@@ -241,6 +241,10 @@ def test_models_match_in_parameters_and_in_derivatives():
         build("LSTM", wave(), 0, 1e-2)
 
 
+def _flat(jet, parameter):
+    return Jet(jet.streams + 0 * parameter, jet.orders)
+
+
 def test_training_lowers_the_error_and_repeats_bit_for_bit():
     problem, losses = reac5(), []
     for _ in range(2):
@@ -249,6 +253,9 @@ def test_training_lowers_the_error_and_repeats_bit_for_bit():
         state = train_on_grid(problem, network, 9, 20)
         losses.append(sum(sequential_loss(problem, network, 9).values()).item())
     assert losses[0] == losses[1] < 0.5 * first and 0 < state.step <= 20
+    minimum = Exact(bump)  # nothing to gain: no parameter moves the loss
+    minimum.members = lambda p, orders: _flat(Exact.members(minimum, p, orders), minimum.dtype_holder)
+    assert train_on_grid(problem, minimum, 5, 10**9).step < 20
     perceptron = build("MLP", problem, 3, 1e-4)
     assert isinstance(perceptron, Pointwise) and train_on_grid(problem, perceptron, 9, 20).step == 20
 

@@ -342,7 +342,7 @@ def train_on_grid(
         problem: in time and one coordinate.
         network: a stack of one network, trained in place; a PINNsFormer or one that has its ``members``.
         size: grid points along each coordinate.
-        iterations: at most so many L-BFGS iterations, taken in calls of up to 20.
+        iterations: at most so many L-BFGS iterations, in calls of up to 20; a call that lowers the loss no more ends the training.
         budget: a time budget that replaces the number of iterations.
         watch: called after every call.
 
@@ -375,12 +375,12 @@ def train_on_grid(
     while progress and (budget is not None or state.step < iterations):
         if budget is None:
             optimiser.param_groups[0]["max_iter"] = min(INNER, iterations - state.step)
+        start = lowest
         try:
             optimiser.step(loss)
         except _Spent:
             break
-        before, state.step = state.step, optimiser.state[weights[0]]["n_iter"]
-        progress = state.step > before and all(torch.isfinite(weight).all() for weight in weights)
+        state.step, progress = optimiser.state[weights[0]]["n_iter"], lowest < start
         if watch is not None:
             watch(state)
     state.step = optimiser.state[weights[0]].get("n_iter", 0)
