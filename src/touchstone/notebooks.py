@@ -28,7 +28,7 @@ SECTIONS = [
     "Where it breaks",
     "Use it on your own data",
 ]
-MAX_PAIR_KB, MAX_FIGURES = 250, 4
+MAX_PAIR_KB, MAX_FIGURES, LARGE_FIGURE_KB = 250, 4, 60
 
 
 class NotebookError(TouchstoneError):
@@ -112,6 +112,7 @@ def pair(markdown: Path, pair_path: Path) -> bool:
     for cell in source.cells:
         if cell.cell_type == "code":
             cell.outputs = next(outputs)["outputs"]
+    _clean(source)
     _write(pair_path, source, executed["metadata"]["touchstone"])
     return True
 
@@ -165,14 +166,18 @@ def _clean(notebook: Any) -> None:
 
 
 def _smaller(png: str) -> str:
-    """A figure (base64) with a palette of 256 colours, when that saves space: committed notebooks stay small."""
+    """A figure (base64) with a palette of 256 colours, or of 128 where that is still large, when it saves space: committed notebooks stay small."""
     from PIL import Image
 
-    raw = base64.b64decode(png)
-    packed = io.BytesIO()
-    image = Image.open(io.BytesIO(raw)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(packed, format="PNG", optimize=True)
-    return base64.b64encode(packed.getvalue()).decode() if packed.tell() < len(raw) else "".join(png.split())
+    raw = best = base64.b64decode(png)
+    for colours in (256, 128):
+        packed = io.BytesIO()
+        image = Image.open(io.BytesIO(raw)).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        image.save(packed, format="PNG", optimize=True)
+        best = min(best, packed.getvalue(), key=len)
+        if len(best) < LARGE_FIGURE_KB * 1000:
+            break
+    return base64.b64encode(best).decode()
 
 
 def quick_path(root: Path, row_part: str, name: str) -> Path:
