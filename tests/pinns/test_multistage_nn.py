@@ -249,3 +249,16 @@ def test_a_forcing_tunes_the_first_stage():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_small_loss_is_minimised_like_a_large_one():
+    # a narrow valley; with a loss this small PyTorch's L-BFGS alone keeps no curvature and stops far from (1, 1)
+    places = torch.nn.ParameterList([torch.tensor([-1.0, 1.5], dtype=torch.float64)])
+
+    def valley():
+        x, y = places[0]
+        return 1e-12 * (100 * (y - x**2) ** 2 + (1 - x) ** 2)
+
+    history = optimise(places, valley, adam=0, lbfgs=200)
+    assert (places[0] - 1).abs().max() < 1e-6
+    assert history[0] == pytest.approx(1e-12 * (100 * 0.25 + 4)) and history[-1] < 1e-20

@@ -201,6 +201,7 @@ def optimise(stage: nn.Module, loss: Callable[[], Tensor], adam: int, lbfgs: int
         optimiser.step()
         history.append(value.item())
 
+    stretch = 1e8  # PyTorch forgets curvature whose product y.s is below 1e-10, so a small loss would stall
     memory = torch.optim.LBFGS(
         parameters,
         max_iter=lbfgs,
@@ -214,9 +215,9 @@ def optimise(stage: nn.Module, loss: Callable[[], Tensor], adam: int, lbfgs: int
     def evaluate() -> Tensor:
         memory.zero_grad()
         value = loss()
-        value.backward()
+        (stretch * value).backward()
         history.append(value.item())
-        return value
+        return stretch * value.detach()
 
     memory.step(evaluate)
     return history
