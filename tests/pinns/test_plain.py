@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from touchstone.arena import Budget, entrants
 from touchstone.nn.networks import single
+from touchstone.pinns import plain
 from touchstone.pinns.plain import (
     GradientNorms,
     adam_lbfgs_pinn,
@@ -18,7 +20,7 @@ from touchstone.pinns.plain import (
     solve_with_gradient_norms,
     solve_with_lbfgs,
 )
-from touchstone.pinns.problems import burgers, conv, heat
+from touchstone.pinns.problems import burgers, conv, end_values, heat, initial_values
 from touchstone.pinns.protocol import (
     Recipe,
     default_network,
@@ -27,6 +29,7 @@ from touchstone.pinns.protocol import (
     relative_error,
     train,
     uniform_points,
+    weighted_sum,
 )
 from touchstone.pinns.ring import RING
 
@@ -120,3 +123,21 @@ def test_gradient_norms_have_a_memory():
         assert torch.allclose(after["residual"], expected, rtol=1e-5)
     assert gradient_norm_pinn(problem, [0], SMALL).step == 60
     assert solve_with_gradient_norms(problem, Budget(0.4), 0).steps > 1
+
+
+def test_lbfgs_goes_on_where_the_loss_is_small(monkeypatch):
+    # the solution has size 1e-4 and the loss 1e-8: without the stretch PyTorch keeps no curvature there
+    small = replace(heat(), conditions=(initial_values(lambda x: 1e-4 * torch.sin(np.pi * x)), end_values()))
+
+    def left(stretch):
+        monkeypatch.setattr(plain, "STRETCH", stretch)
+        network = default_network(small, [0], width=12, depth=2)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(1e-4 if weight.shape[-1] == 1 else 1.0)
+        points = small.scale(torch.rand(1, 200, 2, generator=torch.Generator().manual_seed(1)))
+        lbfgs(small, network, points, SMALL, 200)
+        terms = {"residual": small.residual(network, points.double()).square().sum(-1).mean(1)}
+        return float(weighted_sum(terms | edge_loss(small, network, SMALL, 1), SMALL).detach())
+
+    assert left(plain.STRETCH) < 0.2 * left(1.0)

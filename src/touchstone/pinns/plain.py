@@ -29,6 +29,8 @@ from touchstone.pinns.protocol import (
     weighted_sum,
 )
 
+STRETCH = 1e8  # PyTorch's L-BFGS forgets curvature whose product y.s is below 1e-10, so a small loss has to be enlarged
+
 
 def plain_pinn(
     problem: Problem, seeds: Sequence[int], recipe: Recipe | None = None, budget: Budget | None = None
@@ -94,9 +96,9 @@ def lbfgs(
         def loss(alone=alone, place=place, optimiser=optimiser) -> Tensor:
             optimiser.zero_grad()
             terms = {"residual": problem.residual(alone, place).square().sum(-1).mean(1)}
-            value = weighted_sum(terms | edge_loss(problem, alone, recipe, 1), recipe).sum()
+            value = STRETCH * weighted_sum(terms | edge_loss(problem, alone, recipe, 1), recipe).sum()
             value.backward()
-            return value
+            return value.detach()
 
         taken, before = 0, torch.inf
         while taken < iterations and (budget is None or not budget.exhausted()):
