@@ -8,17 +8,20 @@ from touchstone.arena import Ring
 from touchstone.pinns.dsorp import dsorp
 from touchstone.pinns.problems import SUITE
 
-BUDGET = 15.0
-PROBLEMS = {**SUITE, "dsorp": dsorp}
-HARDEST = ()  # the four problems with the largest median error of the plain network
+BUDGET = 10.0
+SEEDS = (0, 1)
+ALL = {**SUITE, "dsorp": dsorp}
+PROBLEMS = {name: ALL[name] for name in ("conv10", "ac", "burgers")}  # those whose cells are all there
+SHORT: tuple[str, ...] = ()  # problems that are also met with a quarter of the budget
+HARDEST: tuple[str, ...] = ()  # with four times the budget: the four with the largest median error of the plain network
 
-_SHORT = {f"{name}-short": make for name, make in PROBLEMS.items()}
+_SHORT = {f"{name}-short": PROBLEMS[name] for name in SHORT}
 _LONG = {f"{name}-long": PROBLEMS[name] for name in HARDEST}
 
 RING = Ring(
     part="pinns",
     problems={**PROBLEMS, **_SHORT, **_LONG},
-    seeds=[0, 1, 2],
+    seeds=list(SEEDS),
     budget_s=BUDGET,
     score=lambda solution, problem: {"rel_l2": solution.rel_l2, "steps": solution.steps},
     budgets=dict.fromkeys(_SHORT, BUDGET / 4) | dict.fromkeys(_LONG, BUDGET * 4),
