@@ -10,7 +10,7 @@ from torch import Tensor
 
 from touchstone.nn.jets import Jet
 from touchstone.pinns.diffusion_sorption import DIFFUSION, HORIZON, reference, retardation
-from touchstone.pinns.problems import Condition, Problem, initial_values
+from touchstone.pinns.problems import Condition, Problem, end_values, initial_values
 from touchstone.pinns.references import Reference, cached, grid
 
 START = 0.1
@@ -31,11 +31,6 @@ def sorption_solution(start: float, cells: int) -> Reference:
     return grid(np.linspace(0, 1, 101), np.linspace(0, 1, 256)), field.reshape(-1, 1).numpy()
 
 
-def _both_ends(count: int) -> Tensor:
-    t = (torch.arange(count // 2) + 0.5) / (count // 2)
-    return torch.cat([torch.stack([t, torch.full_like(t, end)], -1) for end in (0.0, 1.0)])
-
-
 def _ends(u: Jet, points: Tensor) -> Tensor:
     """Misfit of the inlet's value, and of the outlet's flux."""
     outflow = u.value + DIFFUSION * u.d(1)
@@ -53,7 +48,7 @@ def dsorp() -> Problem:
         equation=lambda u, points: u.d(0) - HORIZON * DIFFUSION / retardation(u.value) * u.d(1, 2),
         conditions=(
             initial_values(lambda x: torch.full_like(x, START)),
-            Condition("boundary", _both_ends, _ends, (0, 1)),
+            Condition("boundary", end_values().place, _ends, (0, 1)),
         ),
         solve=lambda: sorption_solution(START, 2048),
     )
