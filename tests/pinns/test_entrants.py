@@ -10,27 +10,16 @@ import torch
 
 from touchstone.arena import _ENTRANTS, Budget
 from touchstone.nn.jets import by_autograd
-from touchstone.pinns import contestants, multistage_nn
-from touchstone.pinns.contestants import (
-    factor,
-    given_values,
-    kernel,
-    line_equation,
-    line_parts,
-    periodic_rows,
-    plane_parts,
-    remainder,
-    rescaled,
-    right_side,
-    solve_by_spectral_peaks,
-    solve_by_stepping,
-    solve_in_stages,
-)
+from touchstone.pinns import gp_hm_entrant, insr_pde_entrant, multistage_nn
 from touchstone.pinns.diffusion_sorption import DIFFUSION, HORIZON, retardation
 from touchstone.pinns.dsorp import dsorp
+from touchstone.pinns.equation_parts import factor, given_values
 from touchstone.pinns.gp_hm import Mixture, nyquist
+from touchstone.pinns.gp_hm_entrant import kernel, line_parts, plane_parts, solve_by_spectral_peaks
 from touchstone.pinns.insr_pde import Siren
+from touchstone.pinns.insr_pde_entrant import periodic_rows, rescaled, right_side, solve_by_stepping
 from touchstone.pinns.multistage_nn import Stage, Sum, rms
+from touchstone.pinns.multistage_nn_entrant import line_equation, remainder, solve_in_stages
 from touchstone.pinns.problems import (
     Condition,
     Problem,
@@ -234,8 +223,8 @@ def test_declines_say_why(solve, problem, reason):
     [(solve_by_spectral_peaks, arc, 2.0), (solve_by_stepping, fading, 0.1), (solve_in_stages, arc, 0.5)],
 )
 def test_contestants_keep_their_budget_and_their_word(solve, make, most, monkeypatch):
-    monkeypatch.setattr(contestants, "LINE", 60)
-    monkeypatch.setattr(contestants, "POINTS", 260)
+    monkeypatch.setattr(gp_hm_entrant, "LINE", 60)
+    monkeypatch.setattr(insr_pde_entrant, "POINTS", 260)
     problem, budget = make(), Budget(0.8)
     solution = solve(problem, budget, 5)
     assert 0.5 < budget.spent() / budget.seconds < 1.3
@@ -252,7 +241,7 @@ def test_contestants_keep_their_budget_and_their_word(solve, make, most, monkeyp
 
 
 def test_rectangles_are_predicted_at_scattered_points(monkeypatch):
-    monkeypatch.setattr(contestants, "PLANE", 12)
+    monkeypatch.setattr(gp_hm_entrant, "PLANE", 12)
     problem = pois2d(1.0)
     solution = solve_by_spectral_peaks(problem, Budget(0.4), 0)
     points, _ = problem.reference()
