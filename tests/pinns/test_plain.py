@@ -85,7 +85,7 @@ def test_lbfgs_of_a_stack_is_that_of_each_seed():
 def test_adam_then_lbfgs_uses_steps_and_iterations():
     state = adam_lbfgs_pinn(burgers(), [0], SMALL, iterations=20)
     assert state.step == 80 and state.network.weights[0].dtype == torch.float64
-    solution = solve_with_lbfgs(heat(), Budget(1.0), 0)
+    solution = solve_with_lbfgs(heat(), Budget(0.5), 0)
     assert solution.steps > 20 and solution.predict(torch.rand(3, 2)).shape == (3, 1)
 
 
