@@ -23,7 +23,12 @@ from scipy.linalg import expm
 
 from touchstone.checks import finite, shaped
 
-POLYNOMIALS = {0.5: (1,), 1.5: (1, 1), 2.5: (1, 1, "1/3"), 3.5: (1, 1, "2/5", "1/15")}  # of a Matern kernel, in sqrt(2 nu) r
+POLYNOMIALS = {
+    0.5: (1,),
+    1.5: (1, 1),
+    2.5: (1, 1, "1/3"),
+    3.5: (1, 1, "2/5", "1/15"),
+}  # of a Matern kernel, in sqrt(2 nu) r
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ def running_cost(
     R: Float[ndarray, "inputs inputs"],
 ) -> Float[ndarray, "*batch"]:
     """The cost a unit of time, x'Qx + u'Ru."""
-    return np.einsum("...i,ij,...j->...", states, Q, states) + np.einsum("...i,ij,...j->...", controls, R, controls)
+    cost = np.einsum("...i,ij,...j->...", states, Q, states) + np.einsum("...i,ij,...j->...", controls, R, controls)
+    return np.asarray(cost)
 
 
 def _windows(series: ndarray, intervals: int) -> ndarray:

@@ -73,7 +73,9 @@ def kleinman(
     for _ in range(iterations):
         closed = A - B @ K
         if np.linalg.eigvals(closed).real.max() >= 0:
-            raise ValueError("K leaves the plant unstable, so that its cost is infinite: start with a gain that holds it")
+            raise ValueError(
+                "K leaves the plant unstable, so that its cost is infinite: start with a gain that holds it"
+            )
         values.append(solve_continuous_lyapunov(closed.T, -(Q + K.T @ R @ K)))
         K = np.linalg.solve(R, B.T @ values[-1])
     return np.stack(values)
