@@ -5,7 +5,7 @@ import torch
 
 from tests.helpers import unchecked
 from touchstone.dynamics import generalized_teacher_forcing as gtf
-from touchstone.dynamics import plrnn
+from touchstone.dynamics import plrnn, recurrent
 
 
 def expanding(models=2, dim=3, hidden=20, scale=3.0):
@@ -22,11 +22,11 @@ def data(points, models=2, batch=4, dim=3, seed=0):
 
 def test_limits_are_one_step_and_free_run_losses():
     model, windows = expanding(), data(9)
-    full, _ = plrnn.loss_and_gradients(model, windows, torch.ones(9, 2, dtype=torch.float64))
-    free, _ = plrnn.loss_and_gradients(model, windows, torch.zeros(9, 2, dtype=torch.float64))
+    full, _ = model.loss_and_gradients(windows, torch.ones(9, 2, dtype=torch.float64))
+    free, _ = model.loss_and_gradients(windows, torch.zeros(9, 2, dtype=torch.float64))
     flat = windows[:-1].transpose(0, 1).flatten(1, 2)
-    one_step = (plrnn.step(model, flat) - windows[1:].transpose(0, 1).flatten(1, 2)).square().mean((1, 2))
-    run = plrnn.free_run(model, windows[0], 8).permute(2, 0, 1, 3)
+    one_step = (model.step(flat) - windows[1:].transpose(0, 1).flatten(1, 2)).square().mean((1, 2))
+    run = recurrent.free_run(model, windows[0], 8).permute(2, 0, 1, 3)
     assert (full - one_step).abs().max() < 1e-12
     assert (free - (run - windows[1:]).square().mean((0, 2, 3))).abs().max() < 1e-12
     assert (full - free).abs().max() > 1e-3
@@ -39,14 +39,14 @@ def test_derivative_is_the_product_of_damped_jacobians(alpha):
     def final(start):
         forced = start[None, None]
         for point in windows[1:]:
-            state = plrnn.step(model, forced)
+            state = model.step(forced)
             forced = (1 - alpha) * state + alpha * point
         return state[0, 0]
 
     product, forced = torch.eye(3, dtype=torch.float64), windows[0]
     for time in range(1, 13):
-        product = plrnn.jacobian(model, forced)[0, 0] @ product * (1 - alpha if time > 1 else 1)
-        forced = (1 - alpha) * plrnn.step(model, forced) + alpha * windows[time]
+        product = model.jacobian(forced)[0, 0] @ product * (1 - alpha if time > 1 else 1)
+        forced = (1 - alpha) * model.step(forced) + alpha * windows[time]
     expected = torch.autograd.functional.jacobian(final, windows[0, 0, 0])
     assert (product - expected).norm() / expected.norm() < 1e-10
 
@@ -58,7 +58,7 @@ def test_initial_gradients_agree_with_autograd():
     start = windows[0].clone().requires_grad_()
     forced, loss = start, 0.0
     for time in range(1, 8):
-        state = plrnn.step(model, forced)
+        state = model.step(forced)
         loss = loss + (state - windows[time]).square().sum()
         forced = (1 - alpha)[:, None, None] * state + alpha[:, None, None] * windows[time]
         (expected,) = torch.autograd.grad(loss, start, retain_graph=True)
@@ -72,7 +72,7 @@ def test_critical_strength_bounds_the_gradient_and_zero_does_not():
     flat = orbit.transpose(0, 1).flatten(1, 2)
     critical = gtf.critical_alpha(model, flat)
     assert (critical > 0).all()
-    assert (1 - 1 / torch.linalg.matrix_norm(plrnn.jacobian(model, flat), ord=2).amax(1) - critical).abs().max() < 1e-10
+    assert (1 - 1 / torch.linalg.matrix_norm(model.jacobian(flat), ord=2).amax(1) - critical).abs().max() < 1e-10
     # on the data, damped Jacobians contract: their products never exceed 1
     damped = (1 - critical)[:, None] * gtf.jacobian_norms(model, flat)
     assert damped.max() <= 1 + 1e-12
@@ -84,7 +84,7 @@ def test_critical_strength_bounds_the_gradient_and_zero_does_not():
 
 def test_estimate_is_the_worst_window_s_geometric_mean():
     model, windows = expanding(), data(7)
-    norms = torch.linalg.matrix_norm(torch.stack([plrnn.jacobian(model, states) for states in windows[:-1]]), ord=2)
+    norms = torch.linalg.matrix_norm(torch.stack([model.jacobian(states) for states in windows[:-1]]), ord=2)
     expected = 1 - 1 / norms.log().mean(0).exp().amax(1)
     torch.testing.assert_close(gtf.estimate_alpha(model, windows), expected.clamp(min=0))
     contracting = expanding(scale=0.01)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from touchstone.checks import finite, shaped
-from touchstone.dynamics.plrnn import ShallowPLRNN, jacobian, step
+from touchstone.dynamics.plrnn import ShallowPLRNN
 
 
 def jacobian_norms(model: ShallowPLRNN, states: Float[Tensor, "models batch dim"]) -> Float[Tensor, "models batch"]:
@@ -31,7 +31,7 @@ def jacobian_norms(model: ShallowPLRNN, states: Float[Tensor, "models batch dim"
     Returns:
         the largest singular value at each point.
     """
-    matrices = jacobian(model, states)
+    matrices = model.jacobian(states)
     return torch.linalg.eigvalsh(matrices.mT @ matrices)[..., -1].clamp(min=0).sqrt()
 
 
@@ -72,7 +72,7 @@ def estimate_alpha(model: ShallowPLRNN, windows: Float[Tensor, "points models ba
 
 
 class AdaptiveForcing:
-    r"""Annealed strength for :func:`touchstone.dynamics.plrnn.train`: starts at 1 and follows the estimate down.
+    r"""Annealed strength for :func:`touchstone.dynamics.recurrent.train`: starts at 1 and follows the estimate down.
 
     Every few updates :math:`\alpha \leftarrow \gamma\alpha + (1 - \gamma)\hat\alpha`, or at once
     :math:`\alpha \leftarrow \hat\alpha` where the estimate is larger.
@@ -126,8 +126,8 @@ def initial_gradients(
     sensitivity = torch.eye(windows.shape[-1]).to(windows).expand(*windows.shape[1:], -1)
     gradients, total = [], torch.zeros_like(forced)
     for data in windows[1:]:
-        sensitivity = jacobian(model, forced) @ sensitivity
-        state = step(model, forced)
+        sensitivity = model.jacobian(forced) @ sensitivity
+        state = model.step(forced)
         total = total + torch.einsum("sbij,sbi->sbj", sensitivity, 2 * (state - data))
         gradients.append(total)
         forced, sensitivity = keep * state + (1 - keep) * data, keep[..., None] * sensitivity
