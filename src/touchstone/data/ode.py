@@ -1,17 +1,23 @@
-r"""Chaotic ordinary differential equations and reference trajectories of them.
+r"""Autonomous ordinary differential equations, and reference trajectories of them.
 
-A system is a right-hand side and its Jacobian, both written for any number of leading axes. Reference trajectories come
-from scipy's DOP853 at tolerance 1e-10 in float64, after a transient, and are kept on disk.
+A system is a right-hand side and what is known about it, written for any number of leading axes. Reference trajectories
+come from scipy's DOP853 at tolerance 1e-10 in float64, after a transient, and are kept on disk. The two systems of Lorenz
+are here; the others are in :mod:`~touchstone.data.chaotic_flows`, :mod:`~touchstone.data.mechanics`,
+:mod:`~touchstone.data.many_body` and :mod:`~touchstone.data.dysts_systems`.
 """
 
+import dataclasses
+import functools
 import hashlib
 import inspect
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import joblib
 import numpy as np
 from jaxtyping import Float
 from scipy.integrate import solve_ivp
@@ -101,21 +107,84 @@ class System:
 
     Args:
         name: the name under which trajectories are cached.
-        field: right-hand side, batched.
-        jacobian: its derivative, batched.
+        field: right-hand side, batched; a function of a module, or :func:`functools.partial` of one.
+        jacobian: its derivative, batched; None for central differences.
         centre: a state near the attractor, from which starts are drawn.
-        exponent: largest Lyapunov exponent, per unit time.
+        exponent: largest Lyapunov exponent, per unit time; None if it is not known.
+        period: dominant period, in time units; None if it is not known.
+        invariants: functions of the state that are constant along every trajectory, batched, by name.
+        spread: standard deviation of the starts about the centre, common or one a coordinate.
+        transient: time after which a trajectory from a start is on the attractor.
+        starts: draws states from a generator and a number of runs, where normal draws about the centre would not do.
     """
 
     name: str
     field: Field
-    jacobian: Field
+    jacobian: Field | None
     centre: tuple[float, ...]
-    exponent: float
+    exponent: float | None = None
+    period: float | None = None
+    invariants: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    spread: float | tuple[float, ...] = 1.0
+    transient: float = 50.0
+    starts: Callable[[np.random.Generator, int], np.ndarray] | None = None
+
+    def draw(self, runs: int, seed: int = 0) -> Float[np.ndarray, "runs dim"]:
+        """Independent states to start from.
+
+        Args:
+            runs: how many.
+            seed: of the draws.
+
+        Returns:
+            states, near the attractor but not on it.
+        """
+        random = np.random.default_rng(seed)
+        if self.starts is not None:
+            return self.starts(random, runs)
+        noise = random.standard_normal((runs, len(self.centre)))
+        return np.array(self.centre) + np.array(self.spread) * noise
 
 
-LORENZ63 = System("lorenz-63", lorenz63, lorenz63_jacobian, (0.0, 0.0, 25.0), 0.906)
-LORENZ96_5 = System("lorenz-96-5", lorenz96, lorenz96_jacobian, (2.0,) * 5, 0.46)
+def numerical_jacobian(
+    field: Field, state: Float[np.ndarray, "*batch dim"], step: float = 1e-3
+) -> Float[np.ndarray, "*batch dim dim"]:
+    """Derivative of a right-hand side by central differences of fourth order, for systems without a written Jacobian.
+
+    Args:
+        field: right-hand side, batched.
+        state: where to differentiate.
+        step: displacement of each coordinate, in units of its own size or of 1, whichever is larger.
+
+    Returns:
+        derivative of the rate (rows) by the state (columns); 9 to 11 digits of it are right for a smooth field.
+    """
+    directions = np.eye(state.shape[-1]).reshape(state.shape[-1], *(1,) * (state.ndim - 1), state.shape[-1])
+    size = step * np.maximum(1.0, np.abs(state))
+
+    def difference(width: float) -> np.ndarray:
+        shift = width * size * directions
+        return field(state + shift) - field(state - shift)
+
+    columns = (8 * difference(1.0) - difference(2.0)) / 12  # the differences lie along the first axis
+    return np.moveaxis(columns, 0, -1) / size[..., None, :]
+
+
+def jacobian(system: System, state: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch dim dim"]:
+    """The system's Jacobian: the written one, or central differences.
+
+    Args:
+        system: whose derivative is wanted.
+        state: where.
+
+    Returns:
+        derivative of the rate (rows) by the state (columns).
+    """
+    return numerical_jacobian(system.field, state) if system.jacobian is None else system.jacobian(state)
+
+
+LORENZ63 = System("lorenz-63", lorenz63, lorenz63_jacobian, (0.0, 0.0, 25.0), 0.906, 0.759)
+LORENZ96_5 = System("lorenz-96-5", lorenz96, lorenz96_jacobian, (2.0,) * 5, 0.46, 1.469)
 LORENZ96_10 = System("lorenz-96-10", lorenz96, lorenz96_jacobian, (2.0,) * 10, 1.15)
 
 
@@ -160,8 +229,53 @@ def integrate(
     return solution.y.T.reshape(len(times), *start.shape).swapaxes(0, 1)
 
 
+def source(function: Callable) -> str:
+    """What a cached number depends on: the text of a function and the values bound to its parameters.
+
+    Args:
+        function: a function, :func:`functools.partial` of one, or an object with its own ``source``.
+
+    Returns:
+        text that changes when the function or a bound value does.
+
+    Raises:
+        ValueError: if the function refers to variables of an enclosing function, whose values its text does not show.
+    """
+    if isinstance(function, functools.partial):
+        return source(function.func) + joblib.hash((function.args, sorted(function.keywords.items())))
+    if hasattr(function, "source"):
+        return function.source
+    function = inspect.unwrap(function)
+    if function.__closure__:
+        raise ValueError(f"field {function.__qualname__} is a closure: use functools.partial of a module's function")
+    return inspect.getsource(function)
+
+
+def remembered(name: str, key: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array from the cache, computed and kept there if it is missing.
+
+    Args:
+        name: start of the file's name.
+        key: everything the array depends on; its repr is hashed.
+        compute: makes the array.
+
+    Returns:
+        the array.
+    """
+    path = cache_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npy"
+    if path.exists():
+        return np.load(path)
+    array = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, array)
+    os.replace(partial, path)  # readers see the whole file or none
+    return array
+
+
 def trajectories(
-    system: System, dt: float, steps: int, runs: int, seed: int = 0, transient: float = 50.0
+    system: System, dt: float, steps: int, runs: int, seed: int = 0, transient: float | None = None
 ) -> Float[np.ndarray, "runs steps dim"]:
     """Reference trajectories on the attractor, from independent starts; computed once and kept on disk.
 
@@ -171,29 +285,23 @@ def trajectories(
         steps: samples of each run.
         runs: number of runs.
         seed: of the starts.
-        transient: time dropped before the first sample.
+        transient: time dropped before the first sample; the system's own if it is None.
 
     Returns:
         states in the system's own units.
 
     Raises:
-        ValueError: if a size or the interval is not positive.
+        ValueError: if a size or the interval is not positive, or the system's field is a closure.
     """
     if min(steps, runs) < 1 or not dt > 0:
         raise ValueError(f"steps, runs and dt must be positive, got {steps}, {runs} and {dt}")
-    code = inspect.getsource(inspect.unwrap(system.field)) + inspect.getsource(inspect.unwrap(integrate))
-    key = repr((code, system.centre, dt, steps, runs, seed, transient))
-    path = cache_folder() / f"{system.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    if path.exists():
-        return np.load(path)
-    start = np.array(system.centre) + np.random.default_rng(seed).standard_normal((runs, len(system.centre)))
-    states = integrate(system, start, transient + dt * np.arange(steps))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, states)
-    os.replace(partial, path)  # readers see the whole file or none
-    return states
+    transient = system.transient if transient is None else transient
+    key = (source(system.field) + source(integrate), system.centre, dt, steps, runs, seed, transient)
+    if system.spread != 1.0 or system.starts is not None:
+        key += (system.spread, system.starts and source(system.starts))
+    return remembered(
+        system.name, key, lambda: integrate(system, system.draw(runs, seed), transient + dt * np.arange(steps))
+    )
 
 
 @dataclass(frozen=True)
@@ -253,7 +361,7 @@ def tangent_step(
     """
 
     def rate(state: np.ndarray, tangent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return system.field(state), system.jacobian(state) @ tangent
+        return system.field(state), jacobian(system, state) @ tangent
 
     a, p = rate(states, tangents)
     b, q = rate(states + dt / 2 * a, tangents + dt / 2 * p)

@@ -214,3 +214,60 @@ def lyapunov_exponents(
         if time >= drop:
             growth += np.log(np.abs(np.diagonal(stretch, axis1=1, axis2=2)) + 1e-300)
     return growth / (steps * dt)
+
+
+def conservation_drift(
+    invariant: Callable[[np.ndarray], np.ndarray],
+    states: Float[np.ndarray, "runs time dim"],
+    scale: float | None = None,
+) -> Float[np.ndarray, "runs"]:
+    r"""How far a run leaves the level set it started on, :math:`\max_t|I(t)-I(0)|/\text{scale}`.
+
+    Args:
+        invariant: the true invariant as a function of states, batched; it is called with time along the first axis, so
+            that its parameters may differ from run to run.
+        states: free runs; the first entry of each is its start.
+        scale: what the drift is measured in; the mean of :math:`|I(0)|` over the runs if None.
+
+    Returns:
+        one drift a run; infinite for a run that is not finite, or on which the invariant is not.
+
+    Raises:
+        ValueError: if the states are empty or a start is not finite, or the scale is not positive.
+    """
+    if states.size == 0 or not np.isfinite(states[:, 0]).all():
+        raise ValueError(f"states (shape {states.shape}) must hold at least one state a run, and finite starts")
+    with np.errstate(all="ignore"):
+        values = invariant(states.swapaxes(0, 1))
+    scale = float(np.abs(values[0]).mean()) if scale is None else scale
+    if not 0 < scale < np.inf:
+        raise ValueError(f"scale is {scale}: give a positive one, such as the invariant's spread over starts")
+    drift = np.abs(values - values[0]).max(0) / scale
+    return np.where(np.isfinite(values).all(0) & np.isfinite(states).all((1, 2)), drift, np.inf)
+
+
+def running_smape(
+    truth: Float[np.ndarray, "runs time dim"], forecast: Float[np.ndarray, "runs time dim"]
+) -> Float[np.ndarray, "runs time"]:
+    r"""Symmetric mean absolute percentage error, averaged from the start up to each time.
+
+    :math:`\frac{200}{T}\sum_{t\le T}|y_t-\hat y_t|/(|y_t|+|\hat y_t|)`, averaged over the coordinates.
+
+    Args:
+        truth: the system after the starts.
+        forecast: free runs of a model from the same starts.
+
+    Returns:
+        percentages from 0 to 200, the last of a row for the whole horizon; values that are not finite count 200.
+
+    Raises:
+        ValueError: if the truth is empty or not finite, or the shapes differ.
+    """
+    _checked(truth, forecast)
+    if truth.shape != forecast.shape:
+        raise ValueError(f"forecast has shape {forecast.shape}, truth {truth.shape}: they must agree")
+    total = np.abs(truth) + np.abs(forecast)
+    with np.errstate(invalid="ignore"):
+        share = np.where(total > 0, np.abs(truth - forecast) / np.where(total > 0, total, 1.0), 0.0)
+    share = np.where(np.isfinite(forecast), share, 1.0)
+    return 200 * share.mean(-1).cumsum(1) / np.arange(1, truth.shape[1] + 1)
