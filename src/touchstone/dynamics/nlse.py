@@ -6,7 +6,7 @@ In Fourier space, :math:`\hat\psi_t = -\tfrac i2 k^2 \hat\psi + i \sigma(k) \mat
 :math:`\sigma` removes what the cube would fold back onto lower wavenumbers. The closed forms that the solver is held against
 (solitons, their collision, the Akhmediev breather, the growth of noise) are here too. All quantities are dimensionless.
 
-Source: Herho, Anwar, Khadami, Riawan, Suwarman and Irawan (2025), arXiv:2509.05901.
+Source: Herho et al. (2025), arXiv:2509.05901.
 """
 
 from dataclasses import dataclass
@@ -123,9 +123,10 @@ def solve(
         RuntimeError: if the integrator needs steps that are too small.
     """
     shaped("psi", psi, (grid.points,))
-    finite(psi=psi, times=times)
+    psi = np.ascontiguousarray(psi, dtype=complex)
     if len(times) < 2 or not (np.diff(times) > 0).all():
         raise ValueError("times must hold at least two increasing numbers")
+    finite(psi=psi, times=times)
     if not rtol > 0 or (atol is not None and not atol > 0):
         raise ValueError(f"rtol and atol must be positive, got {rtol} and {atol}")
     linear = -0.5j * grid.k**2
@@ -136,7 +137,7 @@ def solve(
         return linear * spectrum + force * np.fft.fft((wave.real**2 + wave.imag**2) * wave)
 
     solver = DOP853(rate, times[0], np.fft.fft(psi), times[-1], rtol=rtol, atol=rtol / 100 if atol is None else atol)
-    waves, steps, invariants = [psi.astype(complex)], [times[0]], [grid.invariants(psi.astype(complex))]
+    waves, steps, invariants = [psi], [times[0]], [grid.invariants(psi)]
     while solver.status == "running":
         message = solver.step()
         if solver.status == "failed":
