@@ -59,8 +59,7 @@ def matern(smoothness: float, length_scale: float, distance: mpmath.mpf) -> mpma
 def bayesian_quadrature(points: int, length: float, smoothness: float = 3.5, length_scale: float = 0.3) -> Quadrature:
     r"""Bayesian quadrature with a Matern kernel, :math:`c = K^{-1} z` with :math:`z_i = \int_0^T k(t_i, \tau) d\tau`.
 
-    The kernel matrix of close points has a condition number beyond float64; it is solved with 60 digits, so that no nugget
-    is needed.
+    The kernel matrix of close points is ill-conditioned; it is solved with 60 digits, so that no nugget is needed.
 
     Args:
         points: number of equally spaced points, at least 2.
