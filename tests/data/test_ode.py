@@ -1,5 +1,8 @@
 """Chaotic systems: Jacobians, reference trajectories against a tighter integration, the cache."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 
@@ -85,3 +88,45 @@ def test_integrate_names_the_bad_argument(start):
 def test_trajectories_reject_empty_sizes():
     with pytest.raises(ValueError, match="steps"):
         ode.trajectories(LORENZ, dt=0.03, steps=0, runs=1)
+
+
+def scaled(state, rate):
+    return -rate * state
+
+
+def test_numerical_jacobian_matches_the_written_one():
+    states = 10 * np.random.default_rng(2).normal(size=(2, 3, 3))
+    plain = dataclasses.replace(LORENZ, jacobian=None)
+    np.testing.assert_allclose(ode.jacobian(plain, states), ode.jacobian(LORENZ, states), atol=1e-9)
+    np.testing.assert_allclose(ode.numerical_jacobian(np.sin, states)[0, 1], np.diag(np.cos(states[0, 1])), atol=1e-9)
+
+
+def test_cache_tells_bound_parameters_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(ode, "cache_folder", lambda: tmp_path)
+    for rate in (1.0, 2.0, np.array([1.0, 2.0])):
+        system = ode.System("decay", functools.partial(scaled, rate=rate), None, (1.0,), spread=0.0, transient=0.0)
+        if np.ndim(rate):
+            system = dataclasses.replace(system, field=functools.partial(scaled, rate=rate[:, None]))
+        found = ode.trajectories(system, 0.1, 11, 2)
+        np.testing.assert_allclose(found[:, -1, 0], np.exp(-rate * np.ones(2)), atol=1e-9)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_closures_are_refused():
+    rate = 2.0
+    system = ode.System("decay", lambda state: -rate * state, None, (1.0,))
+    with pytest.raises(ValueError, match="closure"):
+        ode.trajectories(system, 0.1, 2, 1)
+
+
+def own_starts(random, runs):
+    return random.uniform(1.0, 2.0, (runs, 3))
+
+
+def test_starts_spread_and_transient(tmp_path, monkeypatch):
+    monkeypatch.setattr(ode, "cache_folder", lambda: tmp_path)
+    assert dataclasses.replace(LORENZ, spread=(0.0, 0.0, 1.0)).draw(5)[:, :2].max() == 0
+    system = dataclasses.replace(LORENZ, starts=own_starts, transient=0.0)
+    first = ode.trajectories(system, 0.01, 3, 4)[:, 0]
+    np.testing.assert_array_equal(first, system.draw(4))
+    assert (first > 1).all() and (first < 2).all()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 from tests.helpers import unchecked
 from touchstone.data import ode
@@ -82,17 +83,20 @@ def test_valid_prediction_time_of_exponential_error():
 
 
 def test_lorenz63_exponents(lorenz):
-    # 400 runs of 14 time units, after 6 for the transient
-    start = np.array([0.0, 0.0, 25.0]) + np.random.default_rng(3).standard_normal((400, 3))
+    # 700 runs of 20 time units, after 8 for the transient
+    start = np.array([0.0, 0.0, 25.0]) + np.random.default_rng(3).standard_normal((700, 3))
 
     def advance(states, tangents):
-        return tangent_step(LORENZ, 0.02, states, tangents)
+        for _ in range(4):
+            states, tangents = tangent_step(LORENZ, 0.02, states, tangents)
+        return states, tangents
 
-    found = metric.lyapunov_exponents(advance, start, steps=700, dt=0.02, count=3, drop=300)
-    mean, error = found.mean(0), found.std(0) / np.sqrt(len(found))
-    assert mean[0] == pytest.approx(0.906, abs=0.02) and error[0] < 0.01
-    assert mean[1] == pytest.approx(0, abs=0.02)
-    assert mean.sum() == pytest.approx(-13.667, abs=0.02)
+    found = metric.lyapunov_exponents(advance, start, steps=250, dt=0.08, count=1, drop=100)[:, 0]
+    assert found.mean() == pytest.approx(0.906, abs=0.01)
+    assert found.std() / np.sqrt(len(found)) < 0.004
+    found = metric.lyapunov_exponents(advance, start[:60], steps=150, dt=0.08, count=3, drop=100)
+    assert found.mean(0)[1] == pytest.approx(0, abs=0.03)
+    assert found.mean(0).sum() == pytest.approx(-13.667, abs=0.02)
 
 
 def test_exponents_of_a_linear_map():
@@ -103,6 +107,57 @@ def test_exponents_of_a_linear_map():
 
     found = metric.lyapunov_exponents(advance, np.zeros((1, 2)), steps=200, dt=0.1, count=2, drop=50)
     np.testing.assert_allclose(found[0], np.log([2, 0.5]) / 0.1, atol=1e-6)
+
+
+def test_exact_spectrum_of_a_linear_flow():
+    rates = np.array([0.7, 0.1, -0.4, -2.0])
+    basis = np.eye(4) + 0.3 * np.random.default_rng(0).normal(size=(4, 4))
+    step = expm(0.1 * basis @ np.diag(rates) @ np.linalg.inv(basis))
+    found = metric.lyapunov_exponents(
+        lambda states, tangents: (states, step @ tangents), np.zeros((2, 4)), steps=100, dt=0.1, count=4, drop=1200
+    )
+    np.testing.assert_allclose(found, np.stack([rates, rates]), atol=1e-10)
+
+
+def test_mixture_divergence_of_a_shifted_gaussian():
+    # components of width 1 on samples of N(0, 1) make N(0, 2), so the divergence is shift^2 / (2 * 2)
+    random = np.random.default_rng(0)
+    truth = random.standard_normal((100_000, 2))
+    shift = np.array([0.8, -0.6])
+    found = [metric.mixture_divergence(truth, truth[::-1] + shift, seed=seed) for seed in range(2)]
+    assert np.mean(found) == pytest.approx(1 / 4, abs=0.03)
+
+
+def test_histogram_divergence_of_a_shifted_gaussian():
+    random = np.random.default_rng(0)
+    truth, other = random.standard_normal((2, 1_000_000, 1))
+    found = metric.state_space_divergence(truth, other + 0.3, pseudocount=1e-2)
+    assert found == pytest.approx(0.3**2 / 2, rel=0.05)
+
+
+def test_conservation_drift():
+    time = np.linspace(0, 1, 11)
+    states = np.stack([np.cos(time), np.sin(time)], -1)[None] * np.array([1.0, 2.0, 1.0])[:, None, None]
+    states[1, 5] *= 1.1  # radius 2.2: the squared radius rises from 4 to 4.84
+    states[2, 7] = np.nan
+    found = metric.conservation_drift(lambda state: (state**2).sum(-1), states)
+    np.testing.assert_allclose(found[:2], [0, 0.84 / 2], atol=1e-12)  # the mean of 1, 4 and 1 is 2
+    assert found[2] == np.inf
+    family = metric.conservation_drift(lambda state: (state**2).sum(-1) / np.array([1.0, 4.0, 1.0]), states, 1.0)
+    np.testing.assert_allclose(family[:2], [0, 0.21], atol=1e-12)
+    with pytest.raises(ValueError, match="scale"):
+        metric.conservation_drift(lambda state: 0 * state[..., 0], states)
+    with pytest.raises(ValueError, match="states"):
+        metric.conservation_drift(lambda state: state[..., 0], states * np.nan)
+
+
+def test_running_smape():
+    truth = np.array([[[1.0], [2.0], [0.0]]])
+    np.testing.assert_array_equal(metric.running_smape(truth, truth), np.zeros((1, 3)))
+    found = metric.running_smape(truth, np.array([[[3.0], [-2.0], [np.inf]]]))
+    np.testing.assert_allclose(found, [[100, 150, 500 / 3]])
+    with pytest.raises(ValueError, match="forecast"):
+        unchecked(metric.running_smape)(truth, truth[:, :2])
 
 
 BAD = {"nan": np.full((2, 50, 3), np.nan), "empty": np.zeros((2, 0, 3))}
@@ -116,6 +171,7 @@ def test_bad_truth_is_named(truth):
         lambda: unchecked(metric.mixture_divergence)(truth, model),
         lambda: unchecked(metric.spectral_distance)(truth, model),
         lambda: unchecked(metric.valid_prediction_time)(truth, model, 0.1, 1.0, np.ones(3)),
+        lambda: unchecked(metric.running_smape)(truth, model),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="truth"):

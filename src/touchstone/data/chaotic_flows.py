@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from touchstone.data.ode import LORENZ63, LORENZ96_5, System
 
-Terms = tuple[dict[str, float], ...]
+Terms = tuple[dict[str, float | int], ...]
 
 
 @dataclass(frozen=True)

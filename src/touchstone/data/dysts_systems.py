@@ -50,6 +50,16 @@ def _table() -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def _autonomous() -> tuple[str, ...]:
+    kinds = {name: getattr(_flows(), name, None) for name in sorted(_table())}
+    return tuple(
+        name
+        for name, kind in kinds.items()
+        if inspect.isclass(kind) and issubclass(kind, _flows().DynSys) and name not in EXPLICIT_TIME
+    )
+
+
 def names() -> list[str]:
     """Every flow that :func:`system` can make, in alphabetical order.
 
@@ -59,12 +69,7 @@ def names() -> list[str]:
     Raises:
         ModuleNotFoundError: if dysts is not installed; the message says how to install it.
     """
-    kinds = {name: getattr(_flows(), name, None) for name in sorted(_table())}
-    return [
-        name
-        for name, kind in kinds.items()
-        if inspect.isclass(kind) and issubclass(kind, _flows().DynSys) and name not in EXPLICIT_TIME
-    ]
+    return list(_autonomous())
 
 
 def annotations(name: str) -> dict[str, Any]:
@@ -161,7 +166,6 @@ class Flow:
         return rate.reshape(state.shape)
 
 
-@functools.cache
 def system(name: str, **parameters: float) -> System:
     """A flow of dysts as a system.
 

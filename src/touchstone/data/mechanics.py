@@ -29,7 +29,7 @@ def spring_mass(
 
 def spring_mass_energy(
     state: Float[np.ndarray, "*batch 2"], mass: Parameter = 1.0, stiffness: Parameter = 1.0
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*batch"] | np.floating:
     """Energy of :func:`spring_mass`; same arguments.
 
     Args:
@@ -63,7 +63,7 @@ def pendulum(
 
 def pendulum_energy(
     state: Float[np.ndarray, "*batch 2"], length: Parameter = 1.0, gravity: Parameter = 1.0
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*batch"] | np.floating:
     """Energy of :func:`pendulum` per mass and squared length, 0 at the lower rest.
 
     Args:
@@ -118,7 +118,7 @@ def duffing(
 
 def duffing_energy(
     state: Float[np.ndarray, "*batch 2"], linear: Parameter = -1.0, cubic: Parameter = 1.0
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*batch"] | np.floating:
     """Energy of :func:`duffing`.
 
     Args:
@@ -183,7 +183,7 @@ def lotka_volterra_invariant(
     b: Parameter = 1.0,
     c: Parameter = 3.0,
     d: Parameter = 1.0,
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*batch"] | np.floating:
     r"""The invariant :math:`dx-c\ln x+by-a\ln y` of :func:`lotka_volterra`; same arguments.
 
     Args:
@@ -214,7 +214,9 @@ def henon_heiles(state: Float[np.ndarray, "*batch 4"], coupling: Parameter = 1.0
     return np.stack([px, py, -x - 2 * coupling * x * y, -y - coupling * (x**2 - y**2)], -1)
 
 
-def henon_heiles_energy(state: Float[np.ndarray, "*batch 4"], coupling: Parameter = 1.0) -> Float[np.ndarray, "*batch"]:
+def henon_heiles_energy(
+    state: Float[np.ndarray, "*batch 4"], coupling: Parameter = 1.0
+) -> Float[np.ndarray, "*batch"] | np.floating:
     """Energy of :func:`henon_heiles`; same arguments.
 
     Args:
@@ -262,7 +264,7 @@ def cart_pole_energy(
     pole: Parameter = 0.1,
     length: Parameter = 0.5,
     gravity: Parameter = 9.8,
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*batch"] | np.floating:
     """Energy of :func:`cart_pole`, constant without a push.
 
     Args:
@@ -287,7 +289,7 @@ def cart_pole_energy(
 
 def cart_pole_momentum(
     state: Float[np.ndarray, "*batch 4"], cart: Parameter = 1.0, pole: Parameter = 0.1, length: Parameter = 0.5
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*batch"] | np.floating:
     """Horizontal momentum of :func:`cart_pole`, constant without a push.
 
     Args:

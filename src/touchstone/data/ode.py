@@ -359,9 +359,10 @@ def tangent_step(
     Returns:
         states and perturbations a step later.
     """
+    slope = system.jacobian or functools.partial(numerical_jacobian, system.field)
 
     def rate(state: np.ndarray, tangent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return system.field(state), jacobian(system, state) @ tangent
+        return system.field(state), slope(state) @ tangent
 
     a, p = rate(states, tangents)
     b, q = rate(states + dt / 2 * a, tangents + dt / 2 * p)

@@ -39,7 +39,7 @@ class Trajectory:
 def trajectory(
     system: ode.System,
     steps: int,
-    points_per_period: float = 100.0,
+    points_per_period: float | int = 100,
     dt: float | None = None,
     runs: int = 1,
     noise: float = 0.0,
