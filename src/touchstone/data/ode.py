@@ -265,7 +265,7 @@ def remembered(name: str, key: Any, compute: Callable[[], np.ndarray]) -> np.nda
     path = cache_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npy"
     if path.exists():
         return np.load(path)
-    array = compute()
+    array = np.array(compute(), order="C")  # as np.load gives it: sums over another layout differ in the last digit
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
     with os.fdopen(handle, "wb") as file:
