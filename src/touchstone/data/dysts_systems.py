@@ -169,7 +169,8 @@ class Flow:
 def system(name: str, **parameters: float) -> System:
     """A flow of dysts as a system.
 
-    Starts scatter by a hundredth of the attractor's size about the annotated state; the transient is ten periods.
+    Forced systems carry phases that grow without bound (``unbounded_indices`` of their annotations). Starts scatter by
+    a hundredth of the attractor's size about the annotated state; the transient is ten periods.
 
     Args:
         name: as dysts writes it.

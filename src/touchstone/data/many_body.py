@@ -166,7 +166,11 @@ class Bodies:
         return (self.masses * (x[..., 0] * v[..., 1] - x[..., 1] * v[..., 0])).sum(-1)
 
     def system(
-        self, name: str, starts: Callable[[np.random.Generator, int], np.ndarray], period: float | None = None
+        self,
+        name: str,
+        starts: Callable[[np.random.Generator, int], np.ndarray],
+        period: float | None = None,
+        exponent: float | None = None,
     ) -> System:
         """These particles as a system.
 
@@ -174,6 +178,7 @@ class Bodies:
             name: under which trajectories are cached.
             starts: draws states from a generator and a number of runs.
             period: dominant period, if it is known.
+            exponent: largest Lyapunov exponent, if it is known.
 
         Returns:
             the system, with every invariant it has.
@@ -183,7 +188,7 @@ class Bodies:
             invariants |= {f"momentum {i}": functools.partial(self.momentum, axis=i) for i in range(self.dimension)}
             invariants |= {"angular momentum": self.angular_momentum}
         centre = (0.0,) * (2 * self.count * self.dimension)
-        return System(name, self, None, centre, None, period, invariants, transient=0.0, starts=starts)
+        return System(name, self, None, centre, exponent, period, invariants, transient=0.0, starts=starts)
 
 
 def box_starts(

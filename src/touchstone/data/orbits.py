@@ -83,7 +83,7 @@ def two_body(softening: float = 0.05) -> System:
     Returns:
         the system, on nearly circular orbits of radius 0.5 to 1.5; the period is that of radius 1.
     """
-    return Bodies(np.ones(2), softening=softening).system("two-body", ring_starts, 4 * math.pi)
+    return Bodies(np.ones(2), softening=softening).system("two-body", ring_starts, 4 * math.pi, 0.0)
 
 
 def three_body(masses: Float[np.ndarray, "*runs 3"] | None = None, softening: float = 0.05) -> System:
