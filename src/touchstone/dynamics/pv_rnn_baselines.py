@@ -56,7 +56,11 @@ class InitialState(nn.Module):
 
 
 def fit_deterministic(
-    codes: Float[Tensor, "time models batch groups bins"], seeds: list[int], units: int, constant: float | int, epochs: int
+    codes: Float[Tensor, "time models batch groups bins"],
+    seeds: list[int],
+    units: int,
+    constant: float | int,
+    epochs: int,
 ) -> tuple[PVRNN, InitialState]:
     """Ordinary recurrent network with a learned initial state for each sequence, by the same loop.
 
