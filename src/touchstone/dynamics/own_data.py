@@ -605,8 +605,12 @@ def _draw(path: Path, table: Table, cut: int, forecast: np.ndarray, metrics: dic
         for who, style, colour in (("model", "o-", colours[1]), ("persistence", "s:", colours[5])):
             error = {int(h): np.nan if e is None else e for h, e in metrics[who]["rmse_std"].items()}
             name = metrics["method"] if who == "model" else who
-            axes["error"].loglog(list(error), list(error.values()), style, ms=4, color=colour, label=name)
-        axes["error"].set(xlabel="horizon (steps)", ylabel="rms error (std)")
+            axes["error"].semilogx(list(error), list(error.values()), style, ms=4, color=colour, label=name)
+        axes["error"].set(
+            xlabel="horizon (steps)", ylabel="rms error (std)", xticks=list(error), xticklabels=list(error)
+        )
+        axes["error"].minorticks_off()
+        axes["error"].set_ylim(0, 1.1 * max(metrics["persistence"]["rmse_std"].values()))
         axes["error"].legend(fontsize=8)
         observed = table.values[cut : cut + len(forecast)]
         for values, style, colour in ((observed, "-", colours[6]), (forecast, "--", colours[1])):
@@ -616,7 +620,7 @@ def _draw(path: Path, table: Table, cut: int, forecast: np.ndarray, metrics: dic
                 power = np.abs(np.fft.rfft((values[:, 0] - values.mean()) * np.hanning(len(values)))) ** 2
                 width = 1 + len(power) // 200  # frequencies averaged, so that lines stay readable
                 power = np.convolve(power, np.ones(width) / width, "same")
-                axes["shape"].loglog(
+                axes["shape"].semilogy(
                     np.fft.rfftfreq(len(values))[1:], power[1:] + 1e-12 * power.max(), style, color=colour
                 )
         if len(table.columns) > 1:
