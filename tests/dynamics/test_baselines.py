@@ -48,6 +48,12 @@ def test_delays_let_dmd_see_what_is_hidden():
     assert best_memory(fit_dmd, hidden) > 1
 
 
+def test_a_short_series_has_its_memory_chosen_by_shorter_forecasts():
+    assert best_memory(fit_dmd, CIRCLE[:110, :1]) > 1
+    with pytest.raises(ValueError, match="this method needs 100 or more"):
+        best_memory(fit_dmd, CIRCLE[:60])
+
+
 def test_simplex_repeats_the_record_where_it_has_been():
     forecast, truth = continued(fit_simplex(CIRCLE), CIRCLE, 50, 1)
     assert np.abs(forecast - truth).max() < 1e-12  # the nearest neighbour is the state itself

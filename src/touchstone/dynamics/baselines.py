@@ -89,10 +89,15 @@ def best_memory(fit, series: Float[np.ndarray, "time dim"], horizon: int = 50) -
 
     Returns:
         the memory.
+
+    Raises:
+        ValueError: if the series is not finite or has fewer than 100 states.
     """
+    check_series(series, 100)
     cut = int(0.8 * len(series))
     held, errors = series[cut:], {}
-    starts = np.linspace(8, max(8, len(held) - horizon - 1), 20).astype(int)
+    horizon = min(horizon, len(held) - 10)  # of a short series
+    starts = np.linspace(8, len(held) - horizon - 1, 20).astype(int)
     truth = np.stack([held[start : start + horizon] for start in starts])
     for memory in (1, 2, 4, 8):
         past = np.stack([held[start - memory : start] for start in starts])
