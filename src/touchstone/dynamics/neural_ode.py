@@ -51,6 +51,7 @@ class Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, field, times, solver, back, count, start, *parameters):
+        """Solve, and keep the returned states."""
         states = odeint(field, start, times, solver, count)  # without a graph: autograd is off in here
         ctx.save_for_backward(states, times, *parameters)
         ctx.field, ctx.back, ctx.count = field, back, count
@@ -59,6 +60,7 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
+        """Solve the augmented equation backwards, from one requested time to the one before it."""
         states, times, *parameters = ctx.saved_tensors
         shape, size = states.shape[1:], states[0].numel()
         back, cost = ctx.back, Count()

@@ -152,11 +152,11 @@ def solve(
 
 
 def drift(values: Float[ndarray, "steps"], scale: float | None = None) -> float:
-    """How far an invariant moves: the largest |I(t) - I(0)| over its scale.
+    """How far an invariant moves: the largest change since the start over its scale.
 
     Args:
         values: the invariant in the course of time.
-        scale: by default |I(0)|.
+        scale: by default the size of the first value.
 
     Raises:
         ValueError: if the values are empty or not finite, or the scale is zero.
