@@ -228,7 +228,7 @@ def test_baselines():
     with pytest.raises(ValueError, match="line 'mix' is not 0 at its ends"):
         network_errors(line, [0], None, 1, 8)
     easy = Line("arc", math.pi, lambda x: torch.sin(x))
-    for scale, steps, most in ((None, 40, 1.1), (2.0, 250, 0.1)):
+    for scale, steps, most in ((None, 20, 1.1), (2.0, 150, 0.2)):
         errors = network_errors(easy, [0, 1], scale, steps, points=32)
         assert errors.shape == (2,) and (errors < most).all() and errors[0] != errors[1]
     together, alone = (network_errors(easy, seeds, 2.0, steps=50, points=32)[-1] for seeds in ([0, 4], [4]))
