@@ -49,7 +49,7 @@ def fit_hankel(
     memory: int = 16,
     copies: int = 4,
     batch: int = 128,
-    rates: tuple[float, float] = (5e-3, 5e-5),
+    rates: tuple[float, float] = (2e-2, 2e-4),
 ) -> HankelSimulator:
     """Train on random windows until the budget is spent; the learning rate falls geometrically over it.
 
