@@ -12,8 +12,13 @@ BUDGET = 15.0
 SEEDS = (0, 1, 2)
 ALL = {**SUITE, "dsorp": dsorp}
 PROBLEMS = ALL
-SHORT: tuple[str, ...] = ()  # problems that are also met with a quarter of the budget
-HARDEST: tuple[str, ...] = ()  # with four times the budget: the four with the largest median error of the plain network
+SHORT = tuple(ALL)  # problems that are also met with a quarter of the budget
+HARDEST = (
+    "pois-hf10",
+    "pois-hf40",
+    "pois-ms",
+    "lorenz1",
+)  # with four times the budget: the four with the largest median error of the plain network
 
 _SHORT = {f"{name}-short": PROBLEMS[name] for name in SHORT}
 _LONG = {f"{name}-long": PROBLEMS[name] for name in HARDEST}
