@@ -5,7 +5,7 @@ updates follows the budget, from the time that a few of them take. The method's 
 ring can grow without touching its record.
 """
 
-import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from touchstone.arena import Budget, entrant
 from touchstone.data.trajectory import spectral_period
 from touchstone.dynamics.al_rnn import AlmostLinearRNN, init_al_rnn
+from touchstone.dynamics.budgeted import sized, until_timeout
 from touchstone.dynamics.protocol import Series, check_past, check_series
 from touchstone.dynamics.recurrent import free_run, sparse_forcing, train
 
@@ -101,24 +102,18 @@ def fit_al_rnn(
     dim = data.shape[1]
     alpha = sparse_forcing(POINTS, forcing_interval(series), 1)
 
-    def run(updates: int) -> AlmostLinearRNN:
+    def run(updates: int, look: Callable[[], None]) -> AlmostLinearRNN:
         model = init_al_rnn([seed], [rectified], dim, max(latent, dim + 10))
 
         def forcing(*_: object) -> Tensor:
-            if budget.exhausted():  # updates have become slower than the few that were timed
-                raise TimeoutError
+            look()
             return alpha
 
-        with contextlib.suppress(TimeoutError):  # training changes the model in place
+        with until_timeout:
             train(model, data, [seed], forcing, updates, POINTS, batch, rates, clip, noise)
         return model
 
-    run(1)  # what the optimiser loads at its first use is no part of an update
-    begin = budget.spent()
-    run(60)
-    cost = (budget.spent() - begin) / 60
-    model = run(max(1, int((0.97 * budget.seconds - budget.spent()) / cost)))
-    return AlmostLinearSimulator(model.to(torch.float64))
+    return AlmostLinearSimulator(sized(run, budget).to(torch.float64))
 
 
 @entrant("dynamics", "al-rnn")

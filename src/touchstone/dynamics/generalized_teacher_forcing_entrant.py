@@ -4,7 +4,7 @@ Settings are those of the method's page; only the number of updates follows the 
 The method's own module does not know the ring, so that the ring can grow without touching its record.
 """
 
-import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from touchstone.arena import Budget, entrant
+from touchstone.dynamics.budgeted import sized, until_timeout
 from touchstone.dynamics.generalized_teacher_forcing import AdaptiveForcing
 from touchstone.dynamics.plrnn import ShallowPLRNN, init_plrnn
 from touchstone.dynamics.protocol import Series, check_past, check_series
@@ -70,24 +71,18 @@ def fit_plrnn(
     dim = data.shape[1]
     hidden = hidden or (50 if dim <= 6 else 100)
 
-    def run(updates: int) -> ShallowPLRNN:
+    def run(updates: int, look: Callable[[], None]) -> ShallowPLRNN:
         model, adaptive = init_plrnn([seed], dim, hidden), AdaptiveForcing(1)
 
         def forcing(update: int, stack: ShallowPLRNN, windows: Tensor) -> Tensor:
-            if budget.exhausted():  # updates have become slower than the few that were timed
-                raise TimeoutError
+            look()
             return adaptive(update, stack, windows)
 
-        with contextlib.suppress(TimeoutError):  # training changes the model in place
+        with until_timeout:
             train(model, data, [seed], forcing, updates, POINTS)
         return model
 
-    run(1)  # what the optimiser loads at its first use is no part of an update
-    begin = budget.spent()
-    run(60)
-    cost = (budget.spent() - begin) / 60
-    model = run(max(1, int((0.97 * budget.seconds - budget.spent()) / cost)))
-    return ShallowSimulator(model.to(torch.float64))
+    return ShallowSimulator(sized(run, budget).to(torch.float64))
 
 
 @entrant("dynamics", "generalized-teacher-forcing")

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from touchstone.arena import Budget, entrant
+from touchstone.dynamics.budgeted import descend
 from touchstone.dynamics.information_koopman import KoopmanAutoencoder, refit
 from touchstone.dynamics.protocol import Series, check_past, check_series
-from touchstone.dynamics.recurrent import clipped
 from touchstone.nn.networks import generators
 
 
@@ -84,21 +84,13 @@ def fit_koopman(
     data = torch.as_tensor(series, dtype=torch.float32)
     model = KoopmanAutoencoder([seed], data.shape[1])
     [draw] = generators([seed], stream=1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=rates[0])
     within, weights = torch.arange(pairs + 1), (torch.tensor([alpha]), torch.tensor([beta]))
-    while (progress := budget.fraction()) < 1:
-        optimiser.param_groups[0]["lr"] = rates[0] * (rates[1] / rates[0]) ** progress
+
+    def loss() -> Tensor:
         first = torch.randint(len(data) - pairs, (1, batch, 1), generator=draw)
-        loss = model.loss(data[first + within], *weights)["total"].sum()
-        if not torch.isfinite(loss):
-            raise FloatingPointError("loss is NaN or infinite: lower the learning rate")
-        optimiser.zero_grad()
-        loss.backward()
-        for parameter, gradient in zip(
-            model.parameters(), clipped([p.grad for p in model.parameters()], 1.0), strict=True
-        ):
-            parameter.grad = gradient
-        optimiser.step()
+        return model.loss(data[first + within], *weights)["total"].sum()
+
+    descend(model, loss, budget, rates, clip=1.0)
     return KoopmanSimulator(model, refit(model, data[None])[0])
 
 

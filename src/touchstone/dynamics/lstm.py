@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from touchstone.arena import Budget, entrant
+from touchstone.dynamics.budgeted import descend
 from touchstone.dynamics.protocol import Series, check_past, check_series
 
 
@@ -90,19 +91,13 @@ def fit_lstm(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = LSTM(data.shape[1], width, data.diff(dim=0).std(0) + 1e-6)
-    optimiser = torch.optim.Adam(network.parameters(), lr=rates[0], fused=True)
     within = torch.arange(window + 1)
-    while (progress := budget.fraction()) < 1:
-        optimiser.param_groups[0]["lr"] = rates[0] * (rates[1] / rates[0]) ** progress
+
+    def loss() -> Tensor:
         windows = data[torch.randint(len(data) - window, (batch, 1), generator=generator) + within]
-        error = (network(windows[:, :-1])[0] - windows[:, 1:]) / network.scale
-        loss = error.square().mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError("loss is NaN or infinite: lower the learning rate")
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        return ((network(windows[:, :-1])[0] - windows[:, 1:]) / network.scale).square().mean()
+
+    descend(network, loss, budget, rates, clip=1.0)
     return network
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from touchstone.arena import Budget, entrant
+from touchstone.dynamics.budgeted import descend
 from touchstone.dynamics.neural_ode_models import Perceptrons
 from touchstone.dynamics.odeint import RK4, odeint, rk4_step
 from touchstone.dynamics.protocol import Series, check_past, check_series
@@ -89,19 +90,14 @@ def fit_field(
     generator = torch.Generator().manual_seed(seed)
     scale = data.diff(dim=0).std(0) + 1e-6
     field = LearnedField(seed, scale, width)
-    optimiser = torch.optim.Adam(field.parameters(), lr=rates[0], fused=True)
     within, times = torch.arange(window + 1), torch.arange(window + 1.0)
-    while (progress := budget.fraction()) < 1:
-        optimiser.param_groups[0]["lr"] = rates[0] * (rates[1] / rates[0]) ** progress
+
+    def loss() -> Tensor:
         windows = data[torch.randint(len(data) - window, (batch, 1), generator=generator) + within]
         path = odeint(field, windows[:, 0], times, RK4())
-        loss = ((path[1:] - windows.transpose(0, 1)[1:]) / scale).square().mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError("loss is NaN or infinite: lower the learning rate")
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(field.parameters(), 1.0)
-        optimiser.step()
+        return ((path[1:] - windows.transpose(0, 1)[1:]) / scale).square().mean()
+
+    descend(field, loss, budget, rates, clip=1.0)
     return field
 
 

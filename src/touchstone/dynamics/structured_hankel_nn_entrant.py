@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from touchstone.arena import Budget, entrant
+from touchstone.dynamics.budgeted import descend
 from touchstone.dynamics.protocol import Series, check_past, check_series
 from touchstone.dynamics.structured_hankel_nn import HankelNetwork, Layout, Stepper
 from touchstone.nn.networks import generators
@@ -75,16 +77,12 @@ def fit_hankel(
     model = Stepper(HankelNetwork([seed], layout.size, copies), layout, data.diff(dim=0).std(0) + 1e-6)
     windows, following = layout.windows(data[:-1]), data[memory:]
     [draw] = generators([seed], stream=1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=rates[0])
-    while (progress := budget.fraction()) < 1:
-        optimiser.param_groups[0]["lr"] = rates[0] * (rates[1] / rates[0]) ** progress
+
+    def loss() -> Tensor:
         picked = torch.randint(len(windows), (1, batch), generator=draw)
-        loss = ((model(windows[picked]) - following[picked]) / model.scale).square().mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError("loss is NaN or infinite: lower the learning rate")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        return ((model(windows[picked]) - following[picked]) / model.scale).square().mean()
+
+    descend(model, loss, budget, rates)
     return HankelSimulator(model)
 
 
