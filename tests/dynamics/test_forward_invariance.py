@@ -118,6 +118,26 @@ def test_energy_stays_below_its_limit():
     torch.testing.assert_close(fi.safe_rate(pumped(0, start), start, [bound], known=1)[..., 0], start[..., 1])
 
 
+def test_the_way_back_is_no_kick_where_the_gradient_vanishes():
+    def pumped(time, x):
+        return torch.stack([x[..., 1], -torch.sin(x[..., 0]) + 0.1 * x[..., 1]], -1)
+
+    bound = baselines.energy_limit(1.5, 8.0)
+    # 1e-8 above the limit and all but at rest: the nearest rate that leads back at once would be 80 away
+    turning = torch.tensor([[math.acos(-0.5) + 1e-8, 1e-9]]).double()
+    assert -1e-7 < bound.value(turning).item() < 0
+    safe = fi.safe_rate(pumped(0, turning), turning, [bound], known=1)
+    assert (safe - pumped(0, turning)).abs().max() < 1e-3
+    times = torch.linspace(0, 2, 41).double()
+    kept = odeint(lambda t, x: fi.safe_rate(pumped(t, x), x, [bound], known=1), turning, times, RK4(4))
+    assert bound.value(kept).min() > -1e-6
+    # where there is a gradient the way back is asked for in full: h' = -gain h
+    outside = torch.tensor([[0.5, 1.7]]).double()
+    safe = fi.safe_rate(pumped(0, outside), outside, [bound], known=1)
+    assert bound.value(outside).item() < -0.05
+    torch.testing.assert_close((bound.slope(outside) * safe).sum(-1), -8 * bound.value(outside), rtol=1e-5, atol=0)
+
+
 def test_a_raised_specification_reaches_positions_and_inner_weights():
     def fall(time, x):
         return torch.stack([x[..., 1], -9.81 + 0 * x[..., 1]], -1)

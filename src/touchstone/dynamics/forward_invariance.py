@@ -22,6 +22,7 @@ from touchstone.checks import finite, shaped
 
 MOST = 8  # constraints that `project` solves by going through all sets of active ones
 TINY = 1e-24  # squared normals below this are zero: the constraint does not depend on what is changed
+FLAT = 1e-6  # where the square of the changeable part of a gradient falls below this, the way back into a set fades
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,22 @@ def _nearest(start: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _conditions(
-    rate: Tensor, state: Tensor, specifications: Sequence[Specification]
-) -> tuple[Float[Tensor, "*batch m n"], Float[Tensor, "*batch m"]]:
-    r"""Gradients of the specifications, and what the conditions :math:`\nabla h^\top\dot x+\kappa h` amount to."""
+    rate: Tensor, state: Tensor, specifications: Sequence[Specification], reach: Callable[[Tensor], Tensor]
+) -> tuple[Float[Tensor, "*batch m changed"], Float[Tensor, "*batch m"]]:
+    r"""The part of the gradients that can be acted on, and what :math:`\nabla h^\top\dot x+\kappa h` amounts to.
+
+    Where the solver's error has led outside, the condition asks h back at the rate :math:`\kappa|h|`. This takes a change
+    of :math:`\kappa|h|/|a|`, which has no bound where the normal a vanishes, as at the turning points of a pendulum.
+    So outside the set, of which the theorem does not speak, the demand is multiplied by :math:`|a|^2/(|a|^2+10^{-6})`.
+    """
     if not specifications:
         raise ValueError("specifications is empty: give at least one")
     slopes = torch.stack([each.slope(state) for each in specifications], -2)
     allowed = torch.stack([each.gain * each.value(state) for each in specifications], -1)
-    return slopes, (slopes * rate.unsqueeze(-2)).sum(-1) + allowed
+    normals = reach(slopes)
+    size = normals.square().sum(-1)
+    allowed = torch.where(allowed < 0, allowed * size / (size + FLAT), allowed)
+    return normals, (slopes * rate.unsqueeze(-2)).sum(-1) + allowed
 
 
 def safe_rate(
@@ -127,8 +136,8 @@ def safe_rate(
     Raises:
         ValueError: if there are no specifications.
     """
-    slopes, slack = _conditions(rate, state, specifications)
-    change = _nearest(torch.zeros_like(rate[..., known:]), slopes[..., known:], slack)
+    normals, slack = _conditions(rate, state, specifications, lambda slopes: slopes[..., known:])
+    change = _nearest(torch.zeros_like(rate[..., known:]), normals, slack)
     return rate + torch.nn.functional.pad(change, (known, 0))
 
 
@@ -154,8 +163,8 @@ def safe_last_layer(
     Raises:
         ValueError: if there are no specifications, or an argument is not finite.
     """
-    slopes, slack = _conditions(rest, state, specifications)
-    normals = slopes[..., -weight.shape[0] :, None] * features[..., None, None, :]
+    normals, slack = _conditions(rest, state, specifications, lambda slopes: slopes[..., -weight.shape[0] :])
+    normals = normals.unsqueeze(-1) * features[..., None, None, :]
     flat = weight.flatten().expand(*state.shape[:-1], -1)
     return project(flat, normals.flatten(-2), slack).unflatten(-1, weight.shape)
 
@@ -188,12 +197,12 @@ def safe_input(
     """
     if (low > high).any():
         raise ValueError(f"low is {low.tolist()}: it must not exceed high, {high.tolist()}")
-    slopes, slack = _conditions(drift, state, specifications)
+    normals, slack = _conditions(drift, state, specifications, lambda slopes: slopes @ gain)
     if (count := slack.shape[-1] + 2 * len(low)) > MOST:
         raise ValueError(f"specifications and limits are {count} constraints: at most {MOST} are solved")
     box = torch.eye(len(low), dtype=wanted.dtype).expand(*state.shape[:-1], -1, -1)
     limits = torch.cat([-low, high]).expand(*state.shape[:-1], -1)
-    return _nearest(wanted, torch.cat([slopes @ gain, box, -box], -2), torch.cat([slack, limits], -1))
+    return _nearest(wanted, torch.cat([normals, box, -box], -2), torch.cat([slack, limits], -1))
 
 
 def raised(specification: Specification, rate: Callable[[Tensor], Tensor], gain: float) -> Specification:
