@@ -16,9 +16,9 @@ from touchstone.arena import Budget
 from touchstone.catalogue import TouchstoneError
 from touchstone.data import ode
 from touchstone.data.chaotic_flows import CHAOS12
-from touchstone.dynamics import own_data
 from touchstone.dynamics.baselines import fit_dmd, persistence
-from touchstone.dynamics.own_data import FittedModel, Scale, fit_file, judge, load_model, methods, read_table
+from touchstone.dynamics.own_data import FittedModel, Scale, fit, fit_file, judge, load_model, methods, read_table
+from touchstone.dynamics.own_data.model import save_model
 from touchstone.dynamics.protocol import Series
 
 FILES = {"model.pt", "forecast.csv", "metrics.json", "figure.png"}
@@ -197,7 +197,7 @@ def test_every_method_is_on_offer_and_comes_back_the_same(tmp_path):
     for name, learn in known.items():
         about = {"method": name, "file": "circle", "dt": 0.1, "seed": 0, "seconds": 0.15}
         model = FittedModel(about, scale, learn(series, Budget(0.15), 0), values[-150:])
-        own_data._save(tmp_path / name, model, series)
+        save_model(tmp_path / name, model, series)
         again = load_model(tmp_path / name)
         assert np.allclose(again.simulate(20), model.simulate(20), rtol=1e-9, equal_nan=True), name
         assert again.about == about
@@ -244,7 +244,7 @@ def test_a_failure_while_writing_leaves_nothing(write, monkeypatch, capsys, fail
         path.write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(own_data, "_draw", fail)
+    monkeypatch.setattr(fit, "draw", fail)
     path = write(CIRCLE)
     assert call(path) == code
     assert words in capsys.readouterr().err and os.listdir(path.parent) == ["data.csv"]
@@ -254,7 +254,7 @@ def test_a_breakdown_in_training_is_one_message(write, monkeypatch, capsys):
     def fail(series, budget, seed):
         raise FloatingPointError("loss is NaN or infinite")
 
-    monkeypatch.setattr(own_data, "methods", lambda: {"dmd": fail})
+    monkeypatch.setattr(fit, "methods", lambda: {"dmd": fail})
     path = write(CIRCLE)
     assert call(path, method="dmd") == 1
     assert "dmd broke down (loss is NaN or infinite); nothing was written" in capsys.readouterr().err
@@ -269,7 +269,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     budget = Budget(0.4)
     for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with own_data._progress(budget, "al-rnn"):
+        with fit._progress(budget, "al-rnn"):
             if shown:
                 while not budget.exhausted():
                     pass
