@@ -38,9 +38,9 @@ class Exact(sd.GraphNet):
 
 
 def test_relabelling_particles_permutes_accelerations(graphs):
-    nodes, order = graphs["spring"].nodes[:7].expand(2, -1, -1, -1), torch.tensor([2, 0, 3, 1])
-    for net in (network(), rivals.HamiltonianNet(generators([0, 1], 1), 8).eval()):
-        assert (net(nodes[:, :, order]) - net(nodes)[:, :, order]).abs().max() < 1e-5
+    nodes, order = graphs["spring"].nodes[:7].double().expand(2, -1, -1, -1), torch.tensor([2, 0, 3, 1])
+    for net in (network().double(), rivals.HamiltonianNet(generators([0, 1], 1), 8).double().eval()):
+        assert (net(nodes[:, :, order]) - net(nodes)[:, :, order]).abs().max() < 1e-8
         assert (net(nodes)[:, :, order] - net(nodes)).abs().max() > 1e-3
     assert network()(particles.simulate("spring", 1, 8).nodes.expand(2, -1, -1, -1)).shape[2] == 8
 
@@ -63,20 +63,19 @@ def test_forces_are_the_ones_in_the_table(graphs):
     expected = {"spring": 2 * (2 - 1), "1/r": 6 / 2, "1/r^2": 6 / 4, "charge": -1 / 4}
     for force, strength in expected.items():
         assert particles.pair_forces(nodes, force)[0, 0].tolist() == pytest.approx([strength, 0], abs=1e-3)
-        largest = graphs[force].accelerations.abs().amax((1, 2))
-        assert len(largest) == int(0.99 * 120) + 1 or len(largest) == int(0.99 * 120)
+        assert len(graphs[force].nodes) == 118  # of 6 x 20 frames, without the largest percent
 
 
 def test_an_invertible_matrix_on_messages_can_be_absorbed(graphs):
-    net, nodes = network(1), graphs["charge"].nodes[:7][None]
+    net, nodes = network(1).double(), graphs["charge"].nodes[:7][None].double()
     before, messages = net(nodes), net.messages(nodes)
-    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)) + 3 * torch.eye(5)
+    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double() + 3 * torch.eye(5)
     net.edge.weights[-1].data @= matrix
     net.edge.biases[-1].data @= matrix
     assert (net(nodes) - before).abs().max() > 1e-3
     net.node.weights[0].data[:, 6:] = torch.linalg.inv(matrix) @ net.node.weights[0].data[:, 6:]
-    assert (net(nodes) - before).abs().max() < 1e-4 * before.abs().max()
-    assert (net.messages(nodes) - messages @ matrix).abs().max() < 1e-4
+    assert (net(nodes) - before).abs().max() < 1e-8 * before.abs().max()
+    assert (net.messages(nodes) - messages @ matrix).abs().max() < 1e-8
 
 
 def test_linear_regression_on_forces_is_blind_to_mixtures_and_offsets(graphs):
@@ -114,7 +113,7 @@ def test_genetic_programming_finds_a_formula():
 
 
 def test_the_rule_of_selection_takes_the_steepest_drop():
-    laws = [regression.Law((), np.zeros(1), size, error) for size, error in [(1, 1), (5, 0.9), (7, 0.1), (20, 0.05)]]
+    laws = [regression.Law((), np.zeros(1), size, error) for size, error in [(1, 1.0), (5, 0.9), (7, 0.1), (20, 0.05)]]
     assert regression.select(laws) is laws[2]
     assert regression.front([*laws, regression.Law((), np.zeros(1), 9, 0.2)]) == laws
 
@@ -136,14 +135,15 @@ def test_a_network_of_true_forces_distils_to_the_law(force, graphs):
     assert (model(more.nodes) - more.accelerations).abs().mean() < 1e-3 * more.accelerations.abs().mean()
 
 
-def test_members_train_as_if_alone_and_the_penalties_do_what_they_say(graphs):
+def test_members_train_as_if_alone_and_the_penalties_do_what_they_say(graphs, monkeypatch):
+    monkeypatch.setitem(sd.PENALTIES, "l1", 1.0)
     settings = {"messages": 6, "hidden": 16, "updates": 40, "batch": 16, "rate": 1e-2}
     both = sd.train(graphs["spring"], [0, 1], "l1", **settings)
     alone = sd.train(graphs["spring"], [1], "l1", **settings)
     nodes = graphs["spring"].nodes[None]
-    assert (both(nodes.expand(2, -1, -1, -1))[1] - alone(nodes)[0]).abs().max() < 1e-3
+    assert (both(nodes.expand(2, -1, -1, -1))[1] - alone(nodes)[0]).abs().max() < 1e-2
     free = sd.train(graphs["spring"], [1], "none", **settings)
-    assert alone.messages(nodes).abs().mean() < free.messages(nodes).abs().mean()
+    assert alone.messages(nodes).abs().mean() < 0.5 * free.messages(nodes).abs().mean()
     drawn = sd.train(graphs["spring"], [1], "kl", **settings)
     assert drawn.messages(nodes).shape[-1] == 12 and drawn(nodes).shape == nodes.shape[:3] + (2,)
     truth = graphs["spring"].accelerations
@@ -169,7 +169,7 @@ def test_direct_search_sees_what_it_needs(graphs):
     truth = graphs["spring"].accelerations[:, 0, 0].numpy()
     assert np.abs(-sum(forces) / variables["m0"] - truth).max() < 0.05 * np.abs(truth).max()
     found = rivals.direct(graphs["spring"], generations=2, population=30)
-    assert found[-1].error <= np.abs(truth - np.median(truth)).mean() + 1e-9
+    assert found[-1].error < 1.01 * np.abs(truth - np.median(truth)).mean()
 
 
 def test_bad_input_is_named(graphs):

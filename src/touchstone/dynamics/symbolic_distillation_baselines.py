@@ -27,7 +27,7 @@ class AllParticles(nn.Module):
         hidden: width of the three hidden layers.
     """
 
-    def __init__(self, draws: Sequence[torch.Generator], particles: int = 4, hidden: int = 128):
+    def __init__(self, draws: Sequence[torch.Generator], particles: int = 4, hidden: int = 64):
         super().__init__()
         self.net = Perceptrons(draws, [6 * particles, *[hidden] * 3, DIMENSIONS * particles], torch.relu)
 
@@ -50,7 +50,7 @@ class HamiltonianNet(nn.Module):
         hidden: width of the three hidden layers.
     """
 
-    def __init__(self, draws: Sequence[torch.Generator], hidden: int = 128):
+    def __init__(self, draws: Sequence[torch.Generator], hidden: int = 64):
         super().__init__()
         self.pair = Perceptrons(draws, [12, *[hidden] * 3, 1], nn.functional.softplus)
         self.own = Perceptrons(draws, [6, *[hidden] * 3, 1], nn.functional.softplus)
@@ -84,9 +84,9 @@ def fit(
     make: Callable[[Sequence[torch.Generator]], nn.Module],
     graphs: Graphs,
     seeds: Sequence[int],
-    updates: int = 3000,
-    batch: int = 64,
-    rate: float = 1e-3,
+    updates: int = 9000,
+    batch: int = 32,
+    rate: float = 5e-3,
 ) -> nn.Module:
     """Train a stack of rivals as :func:`touchstone.dynamics.symbolic_distillation.train` trains graph networks.
 
