@@ -39,8 +39,8 @@ def test_the_twelve_and_the_flows_of_dysts_load():
 
 @pytest.mark.parametrize("system", [LORENZ, ROESSLER])
 def test_sampling_leaves_a_hundred_points_a_period(system):
-    states = bench.observe(system, runs=8, periods=25, transient=10.0)  # 200 periods
-    assert states.shape[:2] == (8, 2500)
+    states = bench.observe(system, runs=8, periods=50, transient=10.0)  # 400 periods
+    assert states.shape[:2] == (8, 5000)
     assert 1 / spectral_period(states, 1.0) == pytest.approx(1 / 100, rel=0.02)
 
 
@@ -105,20 +105,19 @@ def test_windows_are_drawn_in_proportion_to_their_loss():
 
 def test_stacked_cells_are_torch_s():
     model = uses.StackedLSTM([3, 4], 5, torch.ones(2))
-    twin = nn.LSTM(1, 5, batch_first=True)
-    gates = model.gates[1]  # rows: hidden, input, 1; columns: take, keep, give, new
+    twin = nn.LSTM(2, 5, batch_first=True)
+    gates = model.gates[1]  # rows: hidden, value, increment, 1; columns: take, keep, give, new
     order = [*range(0, 10), *range(15, 20), *range(10, 15)]  # torch: input, forget, cell, output
+    series = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         twin.weight_hh_l0.copy_(gates[:5, order].T)
-        twin.weight_ih_l0.copy_(gates[5:6, order].T)
-        twin.bias_ih_l0.copy_(gates[6, order])
+        twin.weight_ih_l0.copy_(gates[5:7, order].T)
+        twin.bias_ih_l0.copy_(gates[7, order])
         twin.bias_hh_l0.zero_()
-        series = torch.randn(1, 7, generator=torch.Generator().manual_seed(0))
-        expected = twin(series[..., None])[0][0] @ model.readout[1, :5] + model.readout[1, 5]
-        memory = model.start(1)
-        for time in range(7):
-            said, memory = model.step(series[:, time].expand(2, 1), memory)
-    torch.testing.assert_close(said[1, 0], expected[-1, 0])
+        inputs = torch.stack([series[1, :, 1:-1], series[1].diff(dim=1)[:, :-1]], -1)
+        expected = twin(inputs)[0] @ model.readout[1, :5, 0] + model.readout[1, 5]
+        errors = (expected - series[1].diff(dim=1)[:, 1:])[:, 2:].square().mean(1)
+        torch.testing.assert_close(model.errors(series, skip=3)[1], errors)
 
 
 def test_free_runs_repeat_the_step():
@@ -127,7 +126,7 @@ def test_free_runs_repeat_the_step():
     run = model.simulate(past, 3)
     again = model.simulate(np.concatenate([past, run[..., :2]], -1), 1)
     np.testing.assert_allclose(run[..., 2:], again, atol=1e-6)
-    still = uses.StackedLSTM([0], 6, torch.tensor([0.0])).simulate(past, 2)
+    still = uses.StackedLSTM([0], 6, torch.tensor([1e-12])).simulate(past, 2)
     np.testing.assert_allclose(still, past[..., -1:].repeat(2, -1), atol=1e-7)
 
 
@@ -203,6 +202,8 @@ def test_errors_name_the_argument():
         bench.score(tasks, "oracle")
     with pytest.raises(ValueError, match="losses"):
         uses.sampling_probabilities(torch.tensor([[1.0, -1.0]]))
+    with pytest.raises(ValueError, match="past"):
+        unchecked(uses.StackedLSTM.simulate)(uses.StackedLSTM([0], 3, torch.ones(1)), np.zeros((1, 2, 1)), 2)
     with pytest.raises(ValueError, match="models"):
         uses.train_sampled(np.zeros((2, 400)), [0], np.array([True]), 3)
     with pytest.raises(ValueError, match="window"):

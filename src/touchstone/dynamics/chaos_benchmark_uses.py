@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from touchstone.checks import finite, shaped
 from touchstone.data.chaotic_flows import Quadratic
-from touchstone.dynamics.protocol import check_past
 from touchstone.dynamics.sindy import monomial_exponents, monomials, stlsq
 
 
@@ -42,7 +41,9 @@ def sampling_probabilities(losses: Float[Tensor, "models windows"]) -> Float[Ten
 
 
 class StackedLSTM(nn.Module):
-    """Independent long short-term memory networks with one layer, trained together; they predict the next increment.
+    """Independent long short-term memory networks with one layer, trained together.
+
+    They hear the present value and the last increment, and predict the next increment.
 
     Args:
         seeds: of the weights, one a model.
@@ -56,11 +57,11 @@ class StackedLSTM(nn.Module):
         draws = []
         for seed in seeds:
             random = torch.Generator().manual_seed(seed)
-            draws.append(2 * torch.rand(hidden + 2, 4 * hidden + 1, generator=random) - 1)
+            draws.append(2 * torch.rand(hidden + 3, 4 * hidden + 1, generator=random) - 1)
         weights = torch.stack(draws) / hidden**0.5
         weights[:, -1, hidden : 2 * hidden] += 1.0  # the cells start by remembering
-        self.gates = nn.Parameter(weights[:, :, :-1].contiguous())  # rows: hidden, input, 1
-        self.readout = nn.Parameter(weights[:, [*range(hidden), hidden + 1], -1:].contiguous())
+        self.gates = nn.Parameter(weights[:, :, :-1].contiguous())  # rows: hidden, value, increment, 1
+        self.readout = nn.Parameter(weights[:, [*range(hidden), hidden + 2], -1:].contiguous())
         self.register_buffer("scale", scale[:, None])
 
     def start(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -68,26 +69,37 @@ class StackedLSTM(nn.Module):
         empty = self.gates.new_zeros(len(self.gates), batch, self.hidden)
         return empty, empty
 
+    def heard(self, values: Float[Tensor, "models batch time"]) -> Float[Tensor, "models batch inner gates"]:
+        """What all values but the first contribute to the gates; it does not depend on the memory."""
+        value, increment, bias = (self.gates[:, row, None, None] for row in (-3, -2, -1))
+        changes = values.diff(dim=2) / self.scale[..., None]
+        return values[..., 1:, None] * value + changes[..., None] * increment + bias
+
     def step(
-        self, value: Float[Tensor, "models batch"], memory: tuple[Tensor, Tensor]
-    ) -> tuple[Float[Tensor, "models batch"], tuple[Tensor, Tensor]]:
-        """The next increment in units of the scale, and the new memory."""
+        self, heard: Float[Tensor, "models batch gates"], memory: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "models batch hidden"], tuple[Tensor, Tensor]]:
+        """The activity after hearing a value, and the new memory."""
         active, cell = memory
-        inputs = torch.cat([active, value[..., None], torch.ones_like(value[..., None])], -1)
-        take, keep, give, new = torch.bmm(inputs, self.gates).chunk(4, -1)
-        cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(new)
-        active = torch.sigmoid(give) * torch.tanh(cell)
-        said = torch.bmm(active, self.readout[:, :-1]) + self.readout[:, -1:]
-        return said[..., 0], (active, cell)
+        gates = torch.baddbmm(heard, active, self.gates[:, : self.hidden])
+        take, keep, give = torch.sigmoid(gates[..., : 3 * self.hidden]).chunk(3, -1)
+        cell = keep * cell + take * torch.tanh(gates[..., 3 * self.hidden :])
+        active = give * torch.tanh(cell)
+        return active, (active, cell)
+
+    def said(self, active: Float[Tensor, "models rows hidden"]) -> Float[Tensor, "models rows"]:
+        """The next increment in units of the scale."""
+        return torch.baddbmm(self.readout[:, -1:], active, self.readout[:, :-1])[..., 0]
 
     def errors(self, windows: Float[Tensor, "models batch time"], skip: int) -> Float[Tensor, "models batch"]:
         """Mean squared one-step error of each window after the first ``skip`` steps, which fill the memory."""
-        memory, found = self.start(windows.shape[1]), []
-        for time in range(windows.shape[2] - 1):
-            said, memory = self.step(windows[..., time], memory)
+        memory, kept = self.start(windows.shape[1]), []
+        for time, heard in enumerate(self.heard(windows[..., :-1]).unbind(2), start=1):
+            active, memory = self.step(heard, memory)
             if time >= skip:
-                found.append(said - (windows[..., time + 1] - windows[..., time]) / self.scale)
-        return torch.stack(found, -1).square().mean(-1)
+                kept.append(active)
+        active = torch.stack(kept, 2)
+        said = self.said(active.flatten(1, 2)).view(active.shape[:3])
+        return (said - windows.diff(dim=2)[..., skip:] / self.scale[..., None]).square().mean(-1)
 
     @torch.no_grad()
     def simulate(
@@ -103,17 +115,21 @@ class StackedLSTM(nn.Module):
             the values after 1, 2, ... steps.
 
         Raises:
-            ValueError: if a past is empty or not finite.
+            ValueError: if a past is not finite or has fewer than two values, or there is not one a model.
         """
-        check_past(past)
-        heard = torch.as_tensor(past, dtype=torch.float32)
-        memory, orbit = self.start(heard.shape[1]), []
-        for time in range(heard.shape[2] + steps - 1):
-            value = heard[..., time] if time < heard.shape[2] else orbit[-1]
-            said, memory = self.step(value, memory)
-            if time >= heard.shape[2] - 1:
-                orbit.append(value + self.scale * said)
-        return torch.stack(orbit, -1).double().numpy()
+        shaped("past", past, (len(self.gates), "runs", "time"))
+        finite(past=past)
+        if past.shape[2] < 2:
+            raise ValueError(f"past has {past.shape[2]} values a run: give 2 or more, for the first increment")
+        series = torch.as_tensor(past, dtype=torch.float32)
+        memory = self.start(series.shape[1])
+        for heard in self.heard(series).unbind(2):
+            active, memory = self.step(heard, memory)
+        orbit = [series[..., -1]]
+        for _ in range(steps):
+            orbit.append(orbit[-1] + self.scale * self.said(active))
+            active, memory = self.step(self.heard(torch.stack(orbit[-2:], -1))[:, :, 0], memory)
+        return torch.stack(orbit[1:], -1).double().numpy()
 
 
 def train_sampled(
@@ -122,8 +138,8 @@ def train_sampled(
     weighted: Bool[np.ndarray, "models"],
     updates: int,
     hidden: int = 32,
-    window: int = 50,
-    skip: int = 20,
+    window: int = 40,
+    skip: int = 15,
     batch: int = 16,
     every: int = 20,
     rates: tuple[float, float] = (1e-2, 1e-3),
@@ -156,7 +172,7 @@ def train_sampled(
     finite(series=series)
     if not len(series) == len(seeds) == len(weighted):
         raise ValueError(f"series, seeds and weighted are for {len(series)}, {len(seeds)} and {len(weighted)} models")
-    if series.shape[1] < 2 * window or not 0 <= skip < window or min(updates, batch, every) < 1:
+    if series.shape[1] < 2 * window or not 1 <= skip < window or min(updates, batch, every) < 1:
         raise ValueError(f"series has {series.shape[1]} values: two windows of {window} are needed, with skip {skip}")
     data = torch.as_tensor(np.array(series), dtype=torch.float32)
     pool = data.unfold(1, window + 1, 4)  # models, windows, time
