@@ -28,7 +28,7 @@ book: env        ## build the book and print where it is
 test: env        ## everything that must hold; ends with pytest's closing line
 	$(BIN)/ruff check src tests
 	$(BIN)/touchstone check
-	$(BIN)/python -m pytest --nbval-sample -q
+	$(BIN)/python -m pytest --nbval-sample -q -n auto --dist loadfile
 
 validate: env    ## nbval on every executed notebook
 	$(BIN)/python -m pytest --nbval-all -q tests/test_notebooks.py
