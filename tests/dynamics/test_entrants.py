@@ -1,4 +1,4 @@
-"""Methods of this part in its ring: the almost-linear network, generalized teacher forcing, the echo state network."""
+"""Methods of this part in its ring: the almost-linear network, generalized teacher forcing, the echo state network, forecasters, SINDy."""
 
 import time
 
@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from touchstone.arena import Budget, entrants
-from touchstone.dynamics import al_rnn_entrant, echo_state_entrant, generalized_teacher_forcing_entrant
+from touchstone.dynamics import (
+    al_rnn_entrant,
+    echo_state_entrant,
+    forecasters_entrant,
+    generalized_teacher_forcing_entrant,
+    sindy_entrant,
+)
 from touchstone.dynamics.al_rnn_entrant import forcing_interval
 from touchstone.dynamics.protocol import Series, Simulator
 
@@ -17,7 +23,11 @@ ENTRANTS = {
     "al-rnn": al_rnn_entrant.learn,
     "generalized-teacher-forcing": generalized_teacher_forcing_entrant.learn,
     "echo-state": echo_state_entrant.learn,
+    "nvar": forecasters_entrant.regress,
+    "n-beats": forecasters_entrant.learn,
+    "sindy": sindy_entrant.identify,
 }
+AT_ONCE = ("echo-state", "nvar", "sindy")  # fitted in closed form, whatever the budget
 
 
 @pytest.mark.parametrize("name", ENTRANTS)
@@ -26,7 +36,7 @@ def test_it_enters_learns_a_rotation_and_keeps_runs_apart(name):
     assert entrants("dynamics")[name] is learn
     budget = Budget(2.5)
     simulator = learn(SERIES, budget, 0)
-    assert isinstance(simulator, Simulator) and (name == "echo-state" or 1.5 < budget.spent() < 2.8)
+    assert isinstance(simulator, Simulator) and (name in AT_ONCE or 1.5 < budget.spent() < 2.8)
     past = np.stack([CIRCLE[:150], CIRCLE[41:191]])
     truth = np.stack([CIRCLE[150:158], CIRCLE[191:199]])
     run = simulator.simulate(past, 8)
@@ -79,3 +89,14 @@ def test_many_states_get_more_units():
     wide = np.concatenate([CIRCLE, np.roll(CIRCLE, 1, 0)] * 4, 1)
     model = al_rnn_entrant.fit_al_rnn(wide, Budget(0.2), 0).model
     assert model.A.shape == (1, 26) and model.rectified == [2]
+
+
+def test_a_linear_field_is_identified_and_a_single_variable_declined():
+    spiral = CIRCLE * np.exp(-0.003 * np.arange(400))[:, None]  # on a circle cubic terms repeat the linear ones
+    field = sindy_entrant.fit_smoothed(spiral, 0.1)
+    turn = 0.15 / sindy_entrant.STEP  # rate of the rotation in the ring's units
+    named = dict(zip(map(tuple, field.exponents), field.coefficients, strict=True))
+    assert field.terms == 2
+    assert named[(0, 1)][0] == pytest.approx(-turn, rel=5e-3) and named[(1, 0)][1] == pytest.approx(turn, rel=5e-3)
+    with pytest.raises(ValueError, match="a single observed variable is no state"):
+        sindy_entrant.identify(Series("one", CIRCLE[:, :1], 0.1), Budget(1.0), 0)
