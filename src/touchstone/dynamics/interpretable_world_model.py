@@ -160,6 +160,8 @@ class WorldModel(nn.Module):
                 *(nn.Unflatten(-1, (wide, quarter, quarter)), nn.ConvTranspose2d(wide, width, 4, 2, 1), nn.ReLU()),
                 nn.ConvTranspose2d(width, 2, 4, 2, 1),
             )
+        with torch.no_grad():  # or samples drown the small first codes, and the decoder learns to ignore them
+            self.encoder[-1].bias[dim:] -= 4.0
         self.dynamics = dynamics
 
     def encode(self, pairs: Float[Tensor, "*batch 2 size size"]) -> tuple[Tensor, Tensor]:
@@ -249,7 +251,7 @@ def train(
     seed: int,
     updates: int = 800,
     weights: Weights = Weights(),
-    rates: tuple[float, float] = (1e-3, 1e-2),
+    rates: tuple[float, float] = (3e-3, 3e-2),
     batch: int = 16,
     horizon: int = 10,
 ) -> Float[Tensor, "updates constants"]:
