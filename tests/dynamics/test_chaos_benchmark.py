@@ -39,8 +39,8 @@ def test_the_twelve_and_the_flows_of_dysts_load():
 
 @pytest.mark.parametrize("system", [LORENZ, ROESSLER])
 def test_sampling_leaves_a_hundred_points_a_period(system):
-    states = bench.observe(system, runs=8, periods=50, transient=10.0)  # 400 periods
-    assert states.shape[:2] == (8, 5000)
+    states = bench.observe(system, runs=8, periods=40, transient=10.0)  # 320 periods
+    assert states.shape[:2] == (8, 4000)
     assert 1 / spectral_period(states, 1.0) == pytest.approx(1 / 100, rel=0.02)
 
 
@@ -51,11 +51,11 @@ def test_coarse_and_fine_series_are_the_same_flow():
 
 
 def test_kicks_of_one_period_add_up_to_the_noise():
-    clean = bench.observe(STILL, runs=500, periods=1, points=64)
-    kicked = bench.observe(STILL, runs=500, periods=1, points=64, noise=0.2)
+    clean = bench.observe(STILL, runs=300, periods=1, points=32)
+    kicked = bench.observe(STILL, runs=300, periods=1, points=32, noise=0.2)
     np.testing.assert_array_equal(clean[:, :1], kicked[:, :1])
     spread = (kicked[:, -1] - kicked[:, 0]).std(0)
-    np.testing.assert_allclose(spread, 0.2 * clean.std((0, 1)) * np.sqrt(63 / 64), rtol=0.1)
+    np.testing.assert_allclose(spread, 0.2 * clean.std((0, 1)) * np.sqrt(31 / 32), rtol=0.15)
 
 
 def test_tasks_are_standardised_by_what_may_be_known():
@@ -75,10 +75,10 @@ def test_tasks_are_standardised_by_what_may_be_known():
 
 
 def test_the_lag_is_not_chosen_on_the_test_span():
-    wave = np.sin(2 * np.pi * np.arange(240) / 20)[None, :, None] + 0.3
+    wave = np.sin(2 * np.pi * (np.arange(240) + 0.3) / 20)[None, :, None]  # never 0, where sMAPE counts rounding
     tasks = bench.forecast_tasks(wave, points=20)
     (found,) = bench.score(tasks, "seasonal")
-    assert found["setting"] == 1.0 and found["smape"] < 1e-6  # a perfect forecast
+    assert found["setting"] in (1.0, 2.0) and found["smape"] < 1e-6  # one or two seasons are a perfect forecast
     shuffled = dataclasses.replace(tasks, truth=-tasks.truth)
     (other,) = bench.score(shuffled, "seasonal")
     assert other["setting"] == found["setting"] and 100 < other["smape"] <= 200 + 1e-9
@@ -93,8 +93,8 @@ def test_smape_is_zero_for_a_perfect_forecast_and_at_most_200():
 
 @pytest.mark.parametrize("name", bench.FORECASTERS)
 def test_every_forecaster_meets_the_task(name):
-    wave = np.sin(2 * np.pi * np.arange(480) / 40)[None, :, None]
-    rows = bench.score(bench.forecast_tasks(wave, points=40), name, updates=3)
+    wave = np.sin(2 * np.pi * np.arange(240) / 20)[None, :, None]
+    rows = bench.score(bench.forecast_tasks(wave, points=20), name, updates=2)
     assert len(rows) == 1 and 0 <= rows[0]["smape"] <= 200 and rows[0]["setting"] in bench.FORECASTERS[name][1]
 
 
@@ -205,7 +205,7 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match="past"):
         unchecked(uses.StackedLSTM.simulate)(uses.StackedLSTM([0], 3, torch.ones(1)), np.zeros((1, 2, 1)), 2)
     with pytest.raises(ValueError, match="models"):
-        uses.train_sampled(np.zeros((2, 400)), [0], np.array([True]), 3)
+        unchecked(uses.train_sampled)(np.zeros((2, 400)), [0], np.array([True]), 3)
     with pytest.raises(ValueError, match="window"):
         uses.smoothed_rates(np.zeros((50, 2)), 0.1, 6)
     with pytest.raises(ValueError, match="slack"):

@@ -157,8 +157,9 @@ def period_stands_out(
     """Whether the spectral peak at a period is higher than noise with the same background would show anywhere.
 
     A phase-randomised surrogate of the series itself keeps every peak. The surrogates are therefore made from the
-    background, the running median of the spectrum over an octave, with random phases and exponentially distributed
-    powers; the peak counts if it exceeds the background by more than the largest excess of 95 % of the surrogates.
+    background, the running median of the spectrum over two octaves, with random phases and exponentially distributed
+    powers; the peak counts if it exceeds the background by more than the largest excess of 95 % of the surrogates. Only
+    frequencies within a factor of four of the one in question are looked at.
 
     Args:
         series: one coordinate, uniformly sampled.
@@ -180,22 +181,23 @@ def period_stands_out(
 
     def excess(power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         power = gaussian_filter1d(power, 1.0, axis=-1)[..., 1:]
-        # in log frequency an octave is equally wide everywhere
+        # in log frequency two octaves are equally wide everywhere
         grid = np.geomspace(1, power.shape[-1], 200)
         level = np.log(power + 1e-300)
         even = np.stack([np.interp(grid, np.arange(1, power.shape[-1] + 1), row) for row in np.atleast_2d(level)])
-        octave = max(3, int(200 * np.log(2) / np.log(power.shape[-1])))
-        background = median_filter(even, (1, octave), mode="nearest")
+        octaves = max(3, int(200 * np.log(4) / np.log(power.shape[-1])))
+        background = median_filter(even, (1, octaves), mode="nearest")
         smooth = np.stack([np.interp(np.arange(1, power.shape[-1] + 1), grid, row) for row in background])
         return level - smooth.reshape(level.shape), smooth.reshape(level.shape)
 
     tapered = (series - series.mean()) * np.hanning(len(series))
     found, background = excess(np.abs(np.fft.rfft(tapered)) ** 2)
     random = np.random.default_rng(seed).exponential(size=(surrogates, len(background) + 1))
-    limit = np.quantile(excess(random * np.exp(np.concatenate([background[:1], background])))[0].max(1), 0.95)
     centre = len(series) * dt / period
+    around = slice(max(0, int(centre / 4) - 1), int(4 * centre))
+    peaks = excess(random * np.exp(np.concatenate([background[:1], background])))[0][:, around].max(1)
     near = slice(max(0, int(0.9 * centre) - 1), int(np.ceil(1.1 * centre)))
-    return bool(found[near].max() > limit)
+    return bool(found[near].max() > np.quantile(peaks, 0.95))
 
 
 def annotate(
@@ -219,7 +221,7 @@ def annotate(
     Returns:
         ``exponent`` and its standard error ``exponent_error`` (per unit time), ``per_period`` (exponent times period),
         ``period``, ``sum`` of the spectrum and mean ``divergence`` (per unit time), ``kaplan_yorke``, ``correlation``,
-        ``entropy`` (mean multiscale entropy of the first coordinate), ``stands_out`` (1 if the spectrum of the first
+        ``entropy`` (mean over scales 1 to 10 of the first coordinate's multiscale entropy), ``stands_out`` (1 if the spectrum of the first
         coordinate has a peak at the period that beats its surrogates).
 
     Raises:
@@ -243,6 +245,6 @@ def annotate(
         "divergence": mean_divergence(system, states),
         "kaplan_yorke": kaplan_yorke_dimension(spectrum),
         "correlation": correlation_dimension(sparse / sparse.std(0), apart=12),
-        "entropy": float(np.mean([multiscale_entropy(run[:, 0]).mean() for run in states[:4]])),
+        "entropy": float(multiscale_entropy(states[:4, :, 0].ravel(), tuple(range(1, 11))).mean()),
         "stands_out": float(period_stands_out(states[0, :, 0], period / 100, period)),
     }

@@ -187,7 +187,9 @@ FORECASTERS: dict[str, tuple[Fit, Sequence[float]]] = {
 SEVEN = tuple(name for name in FORECASTERS if name != "seasonal")
 
 
-def score(tasks: Tasks, name: str, updates: int = 300, runs: Sequence[int] | None = None) -> list[dict[str, float]]:
+def score(
+    tasks: Tasks, name: str, updates: int = 300, runs: Sequence[int] | None = None
+) -> list[dict[str, float | int]]:
     """Forecast errors of one forecaster on the tasks of one system.
 
     Its setting (the lag; the spectral radius of a reservoir) is chosen among four on the last training period of the first run,

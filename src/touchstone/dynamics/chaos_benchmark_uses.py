@@ -235,7 +235,7 @@ def discover(
     window: int = 5,
     degree: int = 3,
     thresholds: Sequence[float] = tuple(np.geomspace(1e-3, 0.3, 8)),
-    slack: float = 1.1,
+    slack: float = 1.2,
 ) -> tuple[Float[np.ndarray, "terms dim"], Int[np.ndarray, "terms dim"]]:
     """Sparse polynomial right-hand side, the threshold chosen for each coordinate on the last fifth of the series.
 
