@@ -156,7 +156,7 @@ def meta_loss(
     support: Points,
     query: Points,
     steps: int = 5,
-    rate: float = 0.01,
+    rate: float = 0.002,
     second_order: bool = False,
     energy: Energy = graph_energy,
 ) -> Float[Tensor, "seeds"]:
@@ -185,7 +185,7 @@ def meta_train(
     updates: int = 400,
     tasks: int = 4,
     steps: int = 5,
-    inner_rate: float = 0.01,
+    inner_rate: float = 0.002,
     rate: float = 1e-3,
     second_order: bool = False,
     start: Weights | None = None,
