@@ -78,6 +78,8 @@ def train(
 ) -> GraphNet:
     """Fit a stack of graph networks by Adam with one cycle of the learning rate; graphs are shifted at random.
 
+    The weight of the penalty grows linearly over the first half of the updates (in the public code it is constant).
+
     Args:
         graphs: particles and their accelerations.
         seeds: one a member; each draws its own weights, batches and shifts.
@@ -100,7 +102,7 @@ def train(
     net, draws = GraphNet(generators(seeds, 1), messages, hidden, penalty == "kl"), generators(seeds, 2)
     optimiser = torch.optim.Adam(net.parameters(), rate, weight_decay=1e-8, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(updates, 2), final_div_factor=1e5)
-    for _ in range(updates):
+    for number in range(updates):
         pick = torch.stack([torch.randint(len(graphs.nodes), (batch,), generator=draw) for draw in draws])
         shift = SHIFT * torch.stack([torch.randn(batch, 1, DIMENSIONS, generator=draw) for draw in draws])
         nodes = graphs.nodes[pick] + torch.nn.functional.pad(shift, (0, 4))  # charge, mass and velocity stay
@@ -113,7 +115,9 @@ def train(
         else:
             cost = sent.abs().sum(-1)
         error = (net.update(nodes, sent) - graphs.accelerations[pick]).abs().sum(-1)
-        loss = error.mean((1, 2)) + PENALTIES[penalty] * cost.mean((1, 2))
+        # a full penalty from the start can switch all messages off before any is of use
+        weight = PENALTIES[penalty] * min(1.0, 2 * number / updates)
+        loss = error.mean((1, 2)) + weight * cost.mean((1, 2))
         optimiser.zero_grad()
         loss.sum().backward()  # members share nothing, so the gradient of the sum is that of each
         optimiser.step()
