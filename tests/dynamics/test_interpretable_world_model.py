@@ -201,6 +201,7 @@ def test_affine_map_undoes_an_affine_map():
     truth = normal(6, 5, 3)
     codes = truth @ normal(3, 3, seed=1) + 2.0
     torch.testing.assert_close(rivals.affine(codes, truth)(codes), truth)
+    assert rivals.affine(codes / 0, truth)(codes).isnan().all()
 
 
 def test_bad_input_is_named():

@@ -99,13 +99,15 @@ def affine(
         truth: true ones.
 
     Returns:
-        the map.
+        the map; one to NaN where a code is not finite, as after a prediction that ran away.
     """
 
     def extended(values: Tensor) -> Tensor:
         return torch.cat([values, torch.ones_like(values[..., :1])], -1)
 
     known, wanted = extended(codes).flatten(0, -2).double(), truth.flatten(0, -2).double()
+    if not torch.isfinite(known).all():
+        return lambda values: torch.full_like(values, math.nan)
     matrix = torch.linalg.lstsq(known, wanted).solution.to(codes.dtype)
     return lambda values: extended(values) @ matrix
 
