@@ -217,6 +217,20 @@ def test_ranges_and_expert():
     torch.testing.assert_close(noise[0], noise[1])
 
 
+def test_lessons_end_where_the_driver_stops():
+    scene = baselines.scenes([0, 1], 3, 2)
+    states = baselines.drive(lambda x, errors: baselines.expert(scene, x), scene, 70, 0.12)
+    going = baselines.under_way(scene, states)
+    assert going[0].all() and not going[-1].any()
+    assert torch.equal(states[-1], states[-2])  # it stands still from there on
+    pairs = baselines.taught(scene, 70, 0.12)
+    assert [len(answers) for _, answers in pairs] == going.sum((0, 2)).tolist()
+    for number, (shown, answers) in enumerate(pairs):
+        assert len(shown.unique(dim=0)) == len(shown)
+        first = baselines.reading(scene, scene.starts)[number], baselines.expert(scene, scene.starts)[number]
+        torch.testing.assert_close((shown[:3], answers[:3]), first)
+
+
 def test_clipping_moves_onto_the_border_only_what_is_outside():
     bound = baselines.disc(torch.zeros(2).double(), 1.0, 1.0)
     states = torch.tensor([[0.3, 0.4], [3.0, 0.0]]).double()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from touchstone.checks import finite
@@ -221,6 +221,43 @@ def expert(scene: Scenes, state: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*b
     return torch.stack([speed, (3 * turn).clamp(-3, 3)], -1)
 
 
+def under_way(scene: Scenes, state: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
+    """Whether the goal is still farther away than 0.2, where a unicycle stops.
+
+    Args:
+        scene: where the goals are.
+        state: position and heading.
+
+    Returns:
+        truth values.
+    """
+    return _to_goal(scene, state)[0] > 0.2
+
+
+def taught(
+    scene: Scenes, steps: int, step: float
+) -> list[tuple[Float[Tensor, "samples 19"], Float[Tensor, "samples 2"]]]:
+    """What the expert saw and did on its way; what is recorded after the stop teaches nothing and is left out.
+
+    Args:
+        scene: batch (seeds, runs).
+        steps: of each run.
+        step: their length in time units.
+
+    Returns:
+        readings and inputs, one pair a seed.
+    """
+    ways = drive(lambda x, errors: expert(scene, x), scene, steps, step)[:-1].transpose(0, 1)
+    pairs = []
+    for number, states in enumerate(ways):
+        own = Scenes(*(part[number] for part in (scene.centres, scene.radii, scene.goals, scene.starts)))
+        going = under_way(own, states)
+        reads = torch.stack([reading(own, each) for each in states])
+        inputs = torch.stack([expert(own, each) for each in states])
+        pairs.append((reads[going], inputs[going]))
+    return pairs
+
+
 def drive(
     policy: Callable[[Tensor, Tensor | float], Tensor],
     scene: Scenes,
@@ -250,7 +287,7 @@ def drive(
             errors = noise * torch.stack([torch.randn(state.shape[1], RAYS, generator=draw) for draw in draws]).to(
                 state
             )
-        going = (_to_goal(scene, state)[0] > 0.2).unsqueeze(-1)
+        going = under_way(scene, state).unsqueeze(-1)
 
         def rate(_: float, x: Tensor, errors: Tensor | float = errors) -> Tensor:
             return (unicycle(x)[1] @ policy(x, errors).unsqueeze(-1)).squeeze(-1)
@@ -271,4 +308,4 @@ def judged(scene: Scenes, states: Float[Tensor, "time *batch 3"]) -> tuple[Tenso
     """
     gap = (states[..., None, :2] - scene.centres).norm(dim=-1) - scene.radii
     hit = (gap < 0).any(-1).any(0)
-    return hit, (_to_goal(scene, states[-1])[0] <= 0.2) & ~hit
+    return hit, ~under_way(scene, states[-1]) & ~hit
