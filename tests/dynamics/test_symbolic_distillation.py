@@ -85,6 +85,7 @@ def test_linear_regression_on_forces_is_blind_to_mixtures_and_offsets(graphs):
     noise = torch.randn(len(forces), 2, generator=torch.Generator().manual_seed(0))
     assert sd.linear_r2(noise, forces).max() < 0.1
     assert (sd.linear_r2(mixed + mixed.std(0) * noise, forces) - 0.5).abs().max() < 0.15
+    assert sd.linear_r2(torch.full_like(forces, 0.25), forces).tolist() == [0, 0]  # a message that was switched off
 
 
 def test_leading_messages_have_the_largest_variance():
@@ -110,6 +111,11 @@ def test_genetic_programming_finds_a_formula():
     best = regression.select(regression.evolve(target, variables, generations=15, population=100))
     assert best.complexity <= 5 and best.error < 1e-8
     assert np.abs(best(variables) - target).max() < 1e-6
+
+
+def test_a_constant_formula_has_a_value_for_every_sample():
+    best = regression.scaled(2.0, {"dx": np.arange(5.0)}, np.full(5, 3.0))
+    assert best({"dx": np.arange(7.0)}).tolist() == [3.0] * 7
 
 
 def test_the_rule_of_selection_takes_the_steepest_drop():

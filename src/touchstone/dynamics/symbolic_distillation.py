@@ -148,7 +148,8 @@ def linear_r2(messages: Float[Tensor, "samples K"], forces: Float[Tensor, "sampl
         forces: true force of each edge.
 
     Returns:
-        coefficient of determination of each component's regression on both force components and a constant.
+        coefficient of determination of each component's regression on both force components and a constant; 0 for a
+        component that does not vary.
 
     Raises:
         ValueError: if an argument is empty, not finite or of the wrong shape.
@@ -158,7 +159,8 @@ def linear_r2(messages: Float[Tensor, "samples K"], forces: Float[Tensor, "sampl
     shaped("forces", forces, (samples, DIMENSIONS))
     centred, cause = (array.double() - array.double().mean(0) for array in (messages, forces))
     rest = centred - cause @ torch.linalg.lstsq(cause, centred).solution
-    return (1 - rest.square().sum(0) / centred.square().sum(0)).float()
+    total = centred.square().sum(0)
+    return torch.where(total > 0, 1 - rest.square().sum(0) / total, 0.0).float()
 
 
 @dataclass(frozen=True)

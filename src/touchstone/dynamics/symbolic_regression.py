@@ -277,9 +277,10 @@ class Expression:
     error: float
 
     def __call__(self, variables: Variables) -> np.ndarray:
-        """Values."""
+        """Values, one a sample also where the tree is a constant."""
+        samples = next(iter(variables.values())).shape
         with np.errstate(all="ignore"):
-            return self.slope * evaluate(self.tree, variables) + self.offset
+            return self.slope * np.broadcast_to(evaluate(self.tree, variables), samples) + self.offset
 
     def __str__(self) -> str:
         return f"{self.slope:.3g} {written(self.tree)} {self.offset:+.2g}"
