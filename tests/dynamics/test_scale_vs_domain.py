@@ -144,7 +144,8 @@ def test_scores_of_the_truth_and_of_nonsense(data):
     assert lost["sMAPE"] == pytest.approx(200)
     assert lost["D_H"] == 1
     assert lost["VPT"] == pytest.approx(1 / 60)
-    assert all(np.isfinite(value) for value in lost.values())
+    far = svs.scores(data, data.future * np.geomspace(1, 1e300, data.future.shape[1])[:, None])
+    assert all(np.isfinite(value) for row in (lost, far) for value in row.values())
 
 
 def test_mutual_information_of_equal_and_of_independent_samples():

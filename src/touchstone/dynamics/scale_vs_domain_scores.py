@@ -71,5 +71,5 @@ def scores(task: Task, forecast: Float[np.ndarray, "starts steps dim"], span: fl
         "Spearman": float(np.mean([correlation(rankdata(a), rankdata(b)) for a, b in pairs])),
         "mutual information": float(np.mean([mutual_information(a, b) for a, b in pairs])),
         "D_stsp": state_space_divergence(task.future, held, bins=15),
-        "D_H": spectral_distance(task.future, forecast, smoothing=2.0),
+        "D_H": spectral_distance(task.future, held, smoothing=2.0),
     }
