@@ -156,7 +156,7 @@ def test_every_cell_of_the_pinns_arena_is_there_and_fresh(monkeypatch):
     assert frame.groupby(["method", "problem"]).size().min() >= 2
     # a cell's time includes the judging of the answer on 25,856 points: a second or two for a transformer; the one that the
     # page names looks at the clock every twenty iterations of L-BFGS, which take ten seconds in ten dimensions
-    known = (frame["method"] == "xnet") & (frame["problem"] == "pois-hd10")
+    known = (frame["method"] == "xnet") & frame["problem"].str.startswith("pois-hd10")
     budget = frame["problem"].map(ring("pinns").budget)
     overspent = frame[~known & (frame["cpu_s"] > np.maximum(1.3 * budget, budget + 3))]
     assert overspent.empty, overspent
