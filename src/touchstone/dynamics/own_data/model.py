@@ -159,6 +159,7 @@ _ARRAYS = [
     np.ndarray,
     np.dtype,
     np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
     codecs.encode,
 ]
 
