@@ -5,114 +5,24 @@ itself was wrong (unknown id, bad catalogue); 130 interrupted.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from touchstone import __version__, fit_command, provenance
+from touchstone import __version__, audit, fit_command
 from touchstone.catalogue import (
     PARTS,
     Catalogue,
     Row,
     TouchstoneError,
-    check_registration,
     load_catalogue,
     register,
-    registered,
 )
 from touchstone.verdict import NOT_RUN, VERDICTS
-
-
-def status(catalogue: Catalogue) -> dict[str, Any]:
-    """Counts of rows, faces, stale records and verdicts a part, from the files."""
-    from touchstone.record import RecordError, read_record
-
-    parts: dict[str, Any] = {}
-    for part in PARTS:
-        rows = catalogue.part(part)
-        count: Counter = Counter()
-        claims = Counter(dict.fromkeys(VERDICTS, 0))
-        for row in rows:
-            faces = row.faces(catalogue.root)
-            count["methods"] += faces["method"].exists()
-            count["notebooks"] += faces["notebook"].exists()
-            verdicts = {}
-            if faces["record"].exists():
-                count["records"] += 1
-                try:
-                    record = read_record(faces["record"])
-                    verdicts = {claim.id: claim.verdict for claim in record.claims}
-                    count["stale"] += record.code_hash != provenance.method_hash(row.module, faces["notebook"])
-                except RecordError:
-                    count["stale"] += 1
-            claims.update(verdicts.get(claim.id, NOT_RUN) for claim in row.claims)
-        parts[part] = {
-            "rows": len(rows),
-            **{k: count[k] for k in ("methods", "notebooks", "records", "stale")},
-            "claims": {verdict: claims[verdict] for verdict in VERDICTS},
-        }
-    return {"rows": len(catalogue), "parts": parts}
-
-
-def stale_ids(catalogue: Catalogue) -> list[str]:
-    """Ids whose record was measured by other code than the present."""
-    from touchstone.record import read_record
-
-    stale = []
-    for row in catalogue.built():
-        faces = row.faces(catalogue.root)
-        if faces["record"].exists():
-            if read_record(faces["record"]).code_hash != provenance.method_hash(row.module, faces["notebook"]):
-                stale.append(row.id)
-    return stale
-
-
-def check_all(catalogue: Catalogue) -> list[str]:
-    """Everything that must hold between the files: claims, toc, README, pairs, layout and records."""
-    from touchstone import pages
-    from touchstone.notebooks import check_layout, check_pair
-    from touchstone.record import RecordError, check_record, read_record
-
-    problems: list[str] = []
-    digests = registered(catalogue.root)
-    for row in catalogue:
-        problems += check_registration(row, digests)
-        faces = row.faces(catalogue.root)
-        there = {name: path.exists() for name, path in faces.items()}
-        if not there["method"]:
-            if row.claims or there["notebook"]:
-                problems.append(f"{row.part}/{row.id}: has claims or a notebook but no method file")
-            continue
-        problems += [
-            f"{row.part}/{row.id}: {name} is missing ({faces[name].relative_to(catalogue.root)})"
-            for name in ("notebook", "tests")
-            if not there[name]
-        ]
-        if len(row.claims) < 2:
-            problems.append(f"{row.part}/{row.id}: {len(row.claims)} registered claims, at least 2 are needed")
-        if there["notebook"]:
-            problems += check_layout(row, catalogue.root)
-        if there["pair"]:
-            problems += check_pair(faces["notebook"], faces["pair"])
-        if there["record"]:
-            try:
-                problems += check_record(read_record(faces["record"]), row)
-            except RecordError as error:
-                problems.append(str(error))
-            if not there["pair"]:
-                problems.append(f"{row.part}/{row.id}: has a record but no executed notebook; run it in full again")
-    for part in PARTS:
-        arena = catalogue.root / "notebooks" / part / "arena.md"
-        if arena.exists() and arena.with_suffix(".ipynb").exists():
-            problems += check_pair(arena, arena.with_suffix(".ipynb"))
-    return problems + pages.check_generated(catalogue)
 
 
 def _snakemake(root: Path, targets: list[str], jobs: int, force: bool) -> int:
@@ -224,7 +134,7 @@ def _show(catalogue: Catalogue, row: Row) -> int:
 
 
 def _status(catalogue: Catalogue, as_json: bool) -> int:
-    counted = status(catalogue)
+    counted = audit.status(catalogue)
     if as_json:
         print(json.dumps(counted, indent=1))
         return 0
@@ -234,28 +144,13 @@ def _status(catalogue: Catalogue, as_json: bool) -> int:
     for part, c in counted["parts"].items():
         verdicts = " / ".join(str(c["claims"][v]) for v in VERDICTS)
         print(f"{part:18}{c['rows']:>5}{c['methods']:>9}{c['records']:>9}{c['stale']:>7}   {verdicts}")
-    for name in stale_ids(catalogue):
+    for name in audit.stale_ids(catalogue):
         print(f"stale: {name} (its code has changed since the full run)")
     return 0
 
 
 def _doctor(catalogue: Catalogue) -> int:
-    problems = []
-    if sys.version_info[:2] != (3, 11):
-        problems.append(f"Python {sys.version.split()[0]}: the records were made with 3.11")
-    for package in ("torch", "jupyter_book", "jupytext", "papermill", "snakemake", "nbval", "itables"):
-        if importlib.util.find_spec(package) is None:
-            problems.append(f"package {package} is missing: run `make env`")
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        if torch.version.cuda and not torch.cuda.is_available():
-            problems.append(f"torch {torch.__version__} carries CUDA, but there is no GPU: install the CPU build")
-    free = shutil.disk_usage(catalogue.root).free / 1e9
-    if free < 2:
-        problems.append(f"{free:.1f} GB free: a full set of runs needs about 2")
-    if not os.access(catalogue.root, os.W_OK):
-        problems.append(f"{catalogue.root} cannot be written")
+    problems = audit.machine_problems(catalogue.root)
     if not (shutil.which("chromium") or shutil.which("chromium-browser")):
         print("note: no Chromium, so the test that opens the book in a browser is skipped")
     for problem in problems:
@@ -330,7 +225,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         case "doctor":
             return _doctor(catalogue)
         case "check":
-            problems = check_all(catalogue)
+            problems = audit.check_all(catalogue)
             for problem in problems:
                 print(f"touchstone: {problem}", file=sys.stderr)
             print(f"{len(problems)} problems found" if problems else "rows, claims, toc, pairs and records agree")

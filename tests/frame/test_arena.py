@@ -162,6 +162,17 @@ def test_every_cell_of_the_pinns_arena_is_there_and_fresh(monkeypatch):
     assert overspent.empty, overspent
 
 
+def test_every_cell_of_the_dynamics_arena_is_there_and_fresh(monkeypatch):
+    monkeypatch.delenv("TOUCHSTONE_ROOT", raising=False)
+    assert waiting_cells("dynamics") == []
+    frame = read_cells("dynamics")
+    assert (frame.groupby(["method", "problem"]).size() == 3).all()
+    # only a series of which one variable is seen has no vector field to regress on
+    declined = frame.dropna(subset=["declined"])
+    assert set(zip(declined["method"], declined["problem"], strict=True)) == {("sindy", "lorenz-63-partial")}
+    assert (frame["cpu_s"] <= 1.1 * frame["problem"].map(ring("dynamics").budget)).all()
+
+
 def test_the_command_computes_cells_as_jobs(root, monkeypatch, capfd):
     """`touchstone arena` hands the waiting cells to Snakemake; the second call finds nothing to do."""
     calls = []

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from touchstone import cli, notebooks
+from touchstone import audit, cli, notebooks
 from touchstone.notebooks import NotebookError, check_layout, check_pair, execute, pair, quick_path, read_markdown
 from touchstone.record import read_record
 
@@ -55,7 +55,7 @@ def test_a_full_run_writes_pair_and_record(full, toy):
     assert notebook["metadata"]["touchstone"]["profile"] == "full"
     assert check_pair(full / SOURCE, full / PAIR) == []
     assert check_layout(toy["toy-method"], full) == []
-    assert cli.status(toy)["parts"]["pinns"]["stale"] == 0
+    assert audit.status(toy)["parts"]["pinns"]["stale"] == 0
 
 
 def test_two_full_runs_give_identical_records_but_for_times(full, toy, root):

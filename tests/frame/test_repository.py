@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from touchstone import cli
+from touchstone import audit, cli
 from touchstone.catalogue import load_catalogue, registered
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def git(*arguments: str) -> str:
 def test_everything_agrees(monkeypatch):
     """Claims, registration, toc, README, pairs, layout and records; the list says what does not."""
     monkeypatch.delenv("TOUCHSTONE_ROOT", raising=False)
-    assert cli.check_all(load_catalogue()) == []
+    assert audit.check_all(load_catalogue()) == []
 
 
 def test_no_registered_digest_has_ever_changed_or_gone(monkeypatch):
