@@ -1,8 +1,8 @@
 r"""The almost-linear network in the ring of this part: 20 units, two of them rectified, sparse teacher forcing.
 
-Settings are those of the method's page, where the forcing interval is a fifth of the dominant period; only the number of
-updates follows the budget, from the time that a few of them take. The method's own module does not know the ring, so that the
-ring can grow without touching its record.
+Settings are those of the registered runs of the method's page, where the forcing interval is a fifth of the dominant period;
+only the number of updates follows the budget, from the time that a few of them take. The authors' windows of 200 steps need
+ten times as long. The method's own module does not know the ring, so that the ring can grow without touching its record.
 """
 
 from collections.abc import Callable
