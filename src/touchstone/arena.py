@@ -214,6 +214,12 @@ def _warm_up() -> None:
     optimiser.step()
 
 
+def cells_digest(part: str, root: Path | None = None) -> str:
+    """Digest of all finished cells of an arena: their names and what is in them."""
+    paths = sorted(((root or project_root()) / "results" / "arena" / part).glob("*.json"))
+    return provenance.digest(*(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in paths))
+
+
 def read_cells(part: str, root: Path | None = None) -> pd.DataFrame:
     """All finished cells of an arena, tidy: method, problem, seed, the scores, cpu_s, wall_s, error, declined.
 

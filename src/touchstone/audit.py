@@ -60,7 +60,8 @@ def stale_ids(catalogue: Catalogue) -> list[str]:
 def check_all(catalogue: Catalogue) -> list[str]:
     """Everything that must hold between the files: claims, toc, README, pairs, layout and records."""
     from touchstone import pages
-    from touchstone.notebooks import check_layout, check_pair
+    from touchstone.arena import cells_digest
+    from touchstone.notebooks import check_cells, check_layout, check_pair
     from touchstone.record import RecordError, check_record, read_record
 
     problems: list[str] = []
@@ -93,8 +94,8 @@ def check_all(catalogue: Catalogue) -> list[str]:
                 problems.append(f"{row.part}/{row.id}: has a record but no executed notebook; run it in full again")
     for part in PARTS:
         arena = catalogue.root / "notebooks" / part / "arena.md"
-        if arena.exists() and arena.with_suffix(".ipynb").exists():
-            problems += check_pair(arena, arena.with_suffix(".ipynb"))
+        if arena.exists() and (page := arena.with_suffix(".ipynb")).exists():
+            problems += check_pair(arena, page) + check_cells(page, cells_digest(part, catalogue.root))
     return problems + pages.check_generated(catalogue)
 
 

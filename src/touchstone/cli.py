@@ -72,11 +72,14 @@ def _execute(catalogue: Catalogue, name: str, profile: str, device: str, part: s
     from touchstone.notebooks import execute, quick_path, run_notebook
 
     if name == "arena":
+        from touchstone.arena import cells_digest
+
         catalogue.part(part or "")
         source = catalogue.root / "notebooks" / part / "arena.md"
         # only `touchstone arena` rewrites the published page
         out = source.with_suffix(".ipynb") if profile == "full" else quick_path(catalogue.root, part, "arena")
-        seconds = run_notebook(source, out, profile=profile, about={"profile": profile}, root=catalogue.root)
+        about = {"profile": profile, "cells": cells_digest(part, catalogue.root)}
+        seconds = run_notebook(source, out, profile=profile, about=about, root=catalogue.root)
     else:
         out, seconds = execute(catalogue, catalogue[name], profile, device)
     print(f"{name}: {profile} run done in {seconds:.1f} s, {out.relative_to(catalogue.root)}")

@@ -82,14 +82,25 @@ def check_pair(markdown: Path, pair: Path) -> list[str]:
     if _cells(executed) == _cells(source):
         return []
     kept = executed.get("metadata", {}).get("touchstone", {}).get("source")
+    carry, again = f"`touchstone pair {stem}`", f"`touchstone run {stem} --profile full`"
+    if stem == "arena":
+        carry = again = f"`touchstone arena {pair.parent.name}`"
     if kept != _fingerprint(executed):
         return [
             f"{name}: was edited by hand; the text source {stem}.md is the side to edit: move the edit there, then "
-            f"`touchstone pair {stem}` (prose) or `touchstone run {stem} --profile full` (code)"
+            f"{carry} (prose) or {again} (code)"
         ]
     if _code(executed) == _code(source):
-        return [f"{name}: the prose of {stem}.md has changed; `touchstone pair {stem}` carries it over"]
-    return [f"{name}: the code of {stem}.md has changed; `touchstone run {stem} --profile full` executes it again"]
+        return [f"{name}: the prose of {stem}.md has changed; {carry} carries it over"]
+    return [f"{name}: the code of {stem}.md has changed; {again} executes it again"]
+
+
+def check_cells(pair: Path, cells: str) -> list[str]:
+    """Whether an arena's page was executed on the cells that are there, told by their digest."""
+    part = pair.parent.name
+    if _read_ipynb(pair).get("metadata", {}).get("touchstone", {}).get("cells") == cells:
+        return []
+    return [f"notebooks/{part}/{pair.name}: shows other cells than there are; `touchstone arena {part}` executes it again"]
 
 
 def _code(notebook: Any) -> list[str]:

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 
 from touchstone import arena, cli
-from touchstone.arena import Budget, Ring, cell_path, entrant, entrants, read_cells, ring, run_cell, waiting_cells
+from touchstone.arena import (
+    Budget,
+    Ring,
+    cell_path,
+    cells_digest,
+    entrant,
+    entrants,
+    read_cells,
+    ring,
+    run_cell,
+    waiting_cells,
+)
 from touchstone.catalogue import TouchstoneError
+from touchstone.notebooks import check_cells
 from touchstone.pinns.problems import conv
 
 
@@ -117,6 +129,17 @@ def test_only_missing_stale_and_damaged_cells_wait(toy_ring, root, monkeypatch):
         read_cells("pinns", root)
     monkeypatch.setattr(arena, "cell_hash", lambda function, problem: "other code")
     assert set(waiting_cells("pinns", root)) == everything
+
+
+def test_a_page_that_shows_other_cells_is_found(toy_ring, root):
+    page = root / "notebooks" / "pinns" / "arena.ipynb"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    run_cell("pinns", "adds", "hard", 1, root)
+    page.write_text(json.dumps({"metadata": {"touchstone": {"cells": cells_digest("pinns", root)}}}))
+    assert check_cells(page, cells_digest("pinns", root)) == []
+    run_cell("pinns", "adds", "hard", 0, root)
+    [problem] = check_cells(page, cells_digest("pinns", root))
+    assert problem.startswith("notebooks/pinns/arena.ipynb: shows other cells") and "touchstone arena pinns" in problem
 
 
 def test_unknown_contestants_problems_and_parts(toy_ring, root):
