@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -250,7 +251,7 @@ def run_notebook(
         old = {key: os.environ.get(key) for key in settings}
         os.environ.update(settings)
         try:
-            with _terminal_progress(beacon, markdown.stem):
+            with _interruptible(), _terminal_progress(beacon, markdown.stem):
                 papermill.execute_notebook(
                     str(before),
                     str(after),
@@ -291,6 +292,40 @@ def run_notebook(
     (failed / f"{markdown.stem}.log").unlink(missing_ok=True)
     (failed / f"{markdown.stem}.ipynb").unlink(missing_ok=True)
     return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """End the kernel when Ctrl-C comes: an exception raised inside the client's event loop is now and then swallowed there.
+
+    Raises:
+        KeyboardInterrupt: once the client has noticed.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main one may set handlers
+        yield
+        return
+    import psutil
+
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except Exception:
+        if stopped:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _what_happened(error: Exception) -> str:
