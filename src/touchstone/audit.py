@@ -61,7 +61,7 @@ def check_all(catalogue: Catalogue) -> list[str]:
     """Everything that must hold between the files: claims, toc, README, pairs, layout and records."""
     from touchstone import pages
     from touchstone.arena import cells_digest
-    from touchstone.notebooks import check_cells, check_layout, check_pair
+    from touchstone.pairs import check_cells, check_layout, check_pair
     from touchstone.record import RecordError, check_record, read_record
 
     problems: list[str] = []

@@ -257,7 +257,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
 
 def _pair(catalogue: Catalogue, ids: list[str]) -> int:
-    from touchstone.notebooks import pair
+    from touchstone.pairs import pair
 
     for row in [catalogue[name] for name in ids] or catalogue.built():
         faces = row.faces(catalogue.root)

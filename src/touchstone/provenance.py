@@ -25,6 +25,7 @@ FRAME = {
     "audit",
     "book",
     "pages",
+    "pairs",
     "skeleton",
     "cli",
     "fit_command",

@@ -19,7 +19,7 @@ from touchstone.arena import (
     waiting_cells,
 )
 from touchstone.catalogue import TouchstoneError
-from touchstone.notebooks import check_cells
+from touchstone.pairs import check_cells
 from touchstone.pinns.problems import conv
 
 

@@ -143,7 +143,7 @@ def test_new_writes_the_skeleton_once(root, capsys):
     assert "# claims:   register them" in (root / "catalogue/pinns.yml").read_text()
     compile((root / written[0]).read_text(), written[0], "exec")
     from touchstone.catalogue import load_catalogue
-    from touchstone.notebooks import check_layout
+    from touchstone.pairs import check_layout
 
     catalogue = load_catalogue()
     assert check_layout(catalogue["other-method"], root) == [] and len(catalogue) == 2

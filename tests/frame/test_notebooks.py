@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from touchstone import audit, cli, notebooks
-from touchstone.notebooks import NotebookError, check_layout, check_pair, execute, pair, quick_path, read_markdown
+from touchstone import audit, cli, notebooks, pairs
+from touchstone.notebooks import execute, quick_path
+from touchstone.pairs import NotebookError, check_layout, check_pair, pair, read_markdown
 from touchstone.record import read_record
 
 PAIR = "notebooks/pinns/toy-method.ipynb"
@@ -225,13 +226,13 @@ def test_figures_are_packed_without_changing_what_they_show():
     raw = io.BytesIO()
     figure.savefig(raw, format="png")
     plt.close(figure)
-    packed = base64.b64decode(notebooks._smaller(base64.b64encode(raw.getvalue()).decode()))
+    packed = base64.b64decode(pairs._smaller(base64.b64encode(raw.getvalue()).decode()))
     before, after = (
         np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int) for data in (raw.getvalue(), packed)
     )
     assert len(packed) < len(raw.getvalue()) and before.shape == after.shape
     assert np.abs(before - after).mean() < 1
-    again = base64.b64decode(notebooks._smaller(base64.b64encode(packed).decode()))
+    again = base64.b64decode(pairs._smaller(base64.b64encode(packed).decode()))
     assert len(again) <= len(packed)
 
 
